@@ -1,0 +1,267 @@
+"""One claimed run, from its claim to its terminal state, whoever works on it."""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import BinaryIO
+
+from django.db import transaction
+from django.utils import timezone
+
+from agents import machine, sessions
+from agents.models import Agent, Container, LeaseLost, Run
+from agents.models.fields import write_seconds
+from agents.runtimes import Exit, Outcome, Parsed, Report, RunError, Runtime, Status, human_size
+
+logger = logging.getLogger(__name__)
+
+# How often a run's row is read for a wish to stop, and its lease renewed; in seconds.
+LOOK, RENEW = 0.3, 3.0
+# What a process on the host is given when its worker has to go.
+LEAVE_GRACE = 3
+
+Notify = Callable[[Run], None]
+
+
+def claim(run: Run, owner: str) -> bool:
+    """Take the run, or put it off with the reason; the agent's row serialises those who ask."""
+    with transaction.atomic():
+        agent = Agent.objects.select_for_update().get(pk=run.agent_id)
+        run.refresh_from_db()
+        reason = obstacle(run, agent) if run.state in Run.PENDING else ""
+        if reason:
+            run.wait(reason)
+            return False
+        return run.claim(owner)
+
+
+def obstacle(run: Run, agent: Agent) -> str:
+    """Why a run may not start yet; empty if it may."""
+    if not agent.enabled:
+        return f"The agent {agent} is switched off."
+    live = list(Run.objects.filter(agent=agent, state__in=Run.LIVE).exclude(pk=run.pk))
+    if len(live) >= agent.max_concurrent:
+        held = ", ".join(other.short_id for other in live)
+        return f"Agent limit {len(live)}/{agent.max_concurrent}: run {held} is live."
+    busy = next((other for other in live if run.continues_id and other.session_id == run.continues_id), None)
+    return f"Its session is in use by run {busy.short_id}." if busy else ""
+
+
+class Supervision:
+    """Watches over one claimed run: stores what it prints, keeps its limits, finishes it once."""
+
+    def __init__(self, run: Run, owner: str, notify: Notify) -> None:
+        self.run = run
+        self.owner = owner
+        self.notify = notify
+        self.config = run.agent_config
+        self.runtime: Runtime = machine.runtime(self.config)
+        self.end: Exit | None = None
+        self.leaving = False
+        self.stopping = False
+        self._looked = self._renewed = time.monotonic()
+
+    def leave(self) -> None:
+        """Hand over at the next opportunity: the worker has to go."""
+        self.leaving = True
+
+    def go(self) -> None:
+        """Work until the run has ended, or belongs to another worker.
+
+        Raises LeaseLost when it does; the container is left alone then.
+        """
+        try:
+            handed_over = self._ended_before() or self._work()
+        except RunError as error:
+            self._finish(Outcome(ok=False, reason=str(error)))
+        else:
+            if not handed_over:
+                self._finish(self._outcome())
+
+    def fail(self, error: Exception) -> None:
+        """End a run over a mistake of ours; the reconciler removes what it left."""
+        self._finish(Outcome(ok=False, reason=f"herdweb failed: {type(error).__name__}: {error}"))
+
+    def _ended_before(self) -> bool:
+        """Take up the end that a dead worker has stored but not acted on; never "handed over"."""
+        container = self.run.container
+        if container and container.finished_at:
+            self.end = Exit(
+                code=container.exit_code,
+                signal=container.signal,
+                oom=container.oom,
+                memory_limit=int(container.limits.get("memory") or 0),
+                note=container.note,
+            )
+        return False
+
+    def _work(self) -> bool:
+        """Execute, or go on with what is executing; True if the run was handed over."""
+        if self.end:
+            return False
+        _, request = sessions.settle(self.run, self.config, self.runtime)
+        with Output(self.run) as output:
+            for reports in self.runtime.execute(request, self.run.offsets):
+                self._store(reports, output)
+                self._watch()
+                if self.leaving and self._hand_over():
+                    return True
+        self._removed()
+        return False
+
+    def _store(self, reports: Sequence[Report], output: "Output") -> None:
+        if not reports:
+            return
+        for report in reports:
+            self._learn(report)
+        output.append(reports)
+        self.run.record(self.owner, reports)
+        self.notify(self.run)
+
+    def _learn(self, report: Report) -> None:
+        """Take what concerns other rows than events."""
+        if isinstance(report, Status) and report.container and self.run.session:
+            container = Container.remember(report.container, self.run.session)
+            Run.objects.filter(pk=self.run.pk).update(container=container)
+            self.run.container = container
+        if isinstance(report, Status) and report.started:
+            self.run.started(self.owner)
+        if isinstance(report, Exit):
+            self.end = report
+            if self.run.container:
+                self.run.container.ended(report)
+
+    def _watch(self) -> None:
+        """Look after the lease, a wish to stop, and the limits; each as often as it is due."""
+        now = time.monotonic()
+        if now - self._renewed >= RENEW:
+            self._renewed = now
+            if not self.run.renew(self.owner):
+                raise LeaseLost(str(self.run.public_id))
+        if now - self._looked >= LOOK:
+            self._looked = now
+            self._look()
+
+    def _look(self) -> None:
+        if self.stopping or self.end:
+            return
+        fields = ["state", "stop_cause", "stop_by", "stop_requested_at", "reason"]
+        self.run.refresh_from_db(fields=fields)
+        if self.run.state != Run.State.CANCELLING:
+            self._enforce()
+        if self.run.state == Run.State.CANCELLING:
+            self.stopping = True
+            self.runtime.stop(self._grace_left())
+
+    def _enforce(self) -> None:
+        """Ask for the end of a run that went beyond one of its limits."""
+        cause, reason = self._exceeded()
+        if cause and self.run.stop(cause, "herdweb", reason):
+            self.run.note(f"{reason} Stopping.", cause=cause)
+            self.notify(self.run)
+
+    def _exceeded(self) -> tuple[str, str]:
+        run, config, now = self.run, self.config, timezone.now()
+        quiet = now - (run.last_output_at or now)
+        if run.result_seen_at and now - run.result_seen_at > timedelta(seconds=config.exit_grace):
+            return Run.Cause.RESULT, f"No exit within {write_seconds(config.exit_grace)} of its result."
+        if run.deadline_at and now > run.deadline_at:
+            return Run.Cause.TIME, f"Time limit of {write_seconds(config.time_limit)} reached."
+        if run.started_at and quiet > timedelta(seconds=config.idle_limit):
+            return Run.Cause.IDLE, f"No output for {write_seconds(config.idle_limit)} (idle limit)."
+        if run.output_bytes + run.stderr_bytes > config.output_limit:
+            return Run.Cause.OUTPUT, f"More output than the limit of {human_size(config.output_limit)}."
+        return "", ""
+
+    def _grace_left(self) -> float:
+        """Of the agent's grace, what a former worker has not used up already."""
+        asked = self.run.stop_requested_at or timezone.now()
+        return max(0.0, self.config.cancel_grace - (timezone.now() - asked).total_seconds())
+
+    def _hand_over(self) -> bool:
+        """Let the next worker have a run that can live without this one; end one that cannot."""
+        if self.runtime.survives_worker:
+            self.run.note("The worker was stopped; the next one takes over.")
+            return self.run.release(self.owner)
+        self.leaving = False
+        self.run.note("The worker was stopped, and a run outside a container ends with it.")
+        self.end = Exit(code=None, note="Its worker was stopped; only runs in containers go on without one.")
+        self.runtime.stop(LEAVE_GRACE)
+        return False
+
+    def _removed(self) -> None:
+        if self.run.container:
+            self.run.container.removed()
+
+    def _outcome(self) -> Outcome:
+        """The verdict over a run that was not stopped by us."""
+        if self.end is None or self.end.code is None:
+            return Outcome(ok=False, reason=self.end.note if self.end else "Nothing is known of its end.")
+        return self.runtime.outcome(self.end, self.run.claim_made)
+
+    def _finish(self, outcome: Outcome) -> None:
+        """Into the terminal state that the cause of a stop, or else the outcome, leads to."""
+        self.run.refresh_from_db(fields=["state", "stop_cause", "stop_by", "reason"])
+        state, verdict = self._verdict(outcome)
+        if not self.run.finish(self.owner, state, verdict):
+            raise LeaseLost(str(self.run.public_id))
+        sessions.remember(self.run)
+        self.run.note(f"Run {state.replace('_', ' ')}: {verdict.reason}", state=state)
+        self.notify(self.run)
+
+    def _verdict(self, outcome: Outcome) -> tuple[str, Outcome]:
+        cause, why = self.run.stop_cause, self.run.reason
+        states = {Run.Cause.TIME: Run.State.TIMED_OUT, Run.Cause.IDLE: Run.State.TIMED_OUT}
+        killed = " It did not end when asked and was killed." if self.end and self.end.signal == 9 else ""
+        if cause == Run.Cause.CANCEL:
+            return Run.State.CANCELLED, Outcome(ok=False, reason=f"Cancelled by {self.run.stop_by}.{killed}")
+        if cause == Run.Cause.RESULT:
+            return self._after_result(why)
+        if cause:
+            return states.get(Run.Cause(cause), Run.State.FAILED), Outcome(ok=False, reason=why + killed)
+        if self.end and self.end.code is None:
+            return Run.State.LOST, outcome
+        return (Run.State.SUCCEEDED if outcome.ok else Run.State.FAILED), outcome
+
+    def _after_result(self, why: str) -> tuple[str, Outcome]:
+        """An agent that printed its result and did not go: the result counts, with a doubt."""
+        if self.run.result_is_error:
+            return Run.State.FAILED, Outcome(ok=False, reason=f"{self.run.result} {why}".strip())
+        return Run.State.SUCCEEDED, Outcome(ok=True, reason=f"{why} It was stopped.", suspect=True)
+
+
+class Output:
+    """The raw files of a run, cut to what the database knows and then appended to."""
+
+    def __init__(self, run: Run) -> None:
+        state, name = machine.state(), str(run.public_id)
+        self._known = {state.output(name): run.output_bytes, state.errors(name): run.stderr_bytes}
+        self._files: list[BinaryIO] = []
+
+    def __enter__(self) -> "Output":
+        self._files = [open_at(path, size) for path, size in self._known.items()]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self._files:
+            file.close()
+
+    def append(self, reports: Sequence[Report]) -> None:
+        """Write the raw lines of a batch, before the rows that point to them are stored."""
+        for file, stream in zip(self._files, ("stdout", "stderr"), strict=True):
+            raw = [r.line.raw for r in reports if isinstance(r, Parsed) and r.line.stream == stream]
+            if raw:
+                file.write(b"".join(raw))
+                file.flush()
+
+
+def open_at(path: Path, size: int) -> BinaryIO:
+    """A file for appending at `size`; what a dead worker wrote without storing it goes."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    os.ftruncate(descriptor, size)
+    file = os.fdopen(descriptor, "r+b")
+    file.seek(size)
+    return file

@@ -1,0 +1,196 @@
+"""The one door: `submit` and `cancel` for the web, `execute` and `tick` for the worker's side.
+
+The row is the truth, the queue is a bell: it carries a run's id and nothing else, and losing it
+costs latency only, because `tick` rings again for what it finds in the database.
+"""
+
+import logging
+import os
+import signal
+import socket
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from functools import lru_cache
+from typing import Any
+from uuid import uuid4
+
+import django_rq
+import structlog
+from django.db import OperationalError, transaction
+from django.utils import timezone
+from redis.exceptions import RedisError
+from rq import Worker
+
+from agents import execution, reconcile
+from agents.models import Agent, LeaseLost, Run, Session
+from agents.runtimes import RunError
+
+logger = logging.getLogger(__name__)
+
+# A bell that was rung this long ago may have been lost.
+RING_AGAIN = timedelta(seconds=5)
+# Looking through the engine's containers costs more than looking at rows.
+SWEEP_EVERY = timedelta(seconds=10)
+FOREVER = -1
+
+
+def submit(
+    agent: Agent,
+    prompt: str,
+    *,
+    by: Any = None,
+    trigger: str = Run.Trigger.MANUAL,
+    continues: Session | None = None,
+    forks: Session | None = None,
+) -> Run:
+    """Create a run, with the agent's configuration frozen, and ring for it once it is committed.
+
+    `by` is the user who asked, None for a command. Validation is the caller's form; whether the
+    session can really be continued is judged again when the run starts.
+    """
+    with transaction.atomic():
+        run = Run.objects.create(
+            agent=agent,
+            config=agent.freeze(),
+            prompt=prompt,
+            trigger=Run.Trigger.FORK if forks else trigger,
+            requested_by=by,
+            continues=continues,
+            forks=forks,
+        )
+        run.note(f"Queued by {by or trigger}.")
+        transaction.on_commit(lambda: ring(run), robust=True)
+    return run
+
+
+def cancel(run: Run, by: str) -> bool:
+    """Ask for the end of a run; False when it had ended already.
+
+    One that has not started ends at once; a live one is `cancelling` until the engine confirms.
+    """
+    if run.withdraw(by):
+        run.note(f"Cancelled by {by} before it started.")
+        publish(run)
+        return True
+    if run.stop(Run.Cause.CANCEL, by, f"Cancelled by {by}; waiting for the agent to end."):
+        run.note(f"Cancelled by {by}.")
+        publish(run)
+        return True
+    return False
+
+
+def execute(run_id: str) -> None:
+    """RQ's job: work on the run with this public id, unless it ended or somebody else does.
+
+    A second delivery, a foreign id or an ended run are no errors. Returns when the run has ended
+    or was handed over; then the bell has been rung for the next worker.
+    """
+    run = Run.objects.select_related("agent", "session", "container").filter(public_id=run_id).first()
+    owner = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
+    if run is None or not execution.claim(run, owner):
+        return
+    structlog.contextvars.bind_contextvars(run=str(run.public_id), agent=run.agent.name)
+    publish(run)
+    supervise(execution.Supervision(run, owner, publish))
+    ring_all(waiting_for(run))
+
+
+def supervise(supervision: execution.Supervision) -> None:
+    """Work on a claimed run; a TERM to this process hands it over instead of waiting for its end."""
+    run = supervision.run
+    before = signal.signal(signal.SIGTERM, lambda *_: supervision.leave())
+    try:
+        supervision.go()
+    except LeaseLost:
+        logger.warning("Another worker owns run %s now.", run.short_id)
+    except OperationalError:
+        # Without its database nobody can finish a run; when it is back, the next worker adopts it.
+        raise
+    except Exception as error:
+        logger.exception("Run %s failed by a mistake of ours.", run.short_id)
+        supervision.fail(error)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if not run.is_terminal:
+        ring(run)
+
+
+def waiting_for(run: Run) -> Iterable[Run]:
+    """The runs that may start now that this one has ended: of its agent, the oldest first."""
+    waiting = Run.objects.filter(agent=run.agent, state=Run.State.WAITING).order_by("id")
+    return waiting[: max(run.agent.max_concurrent, 1) * 2]
+
+
+def tick(now: datetime | None = None) -> None:
+    """Repair what is left over from anything that died; idempotent, any number at once."""
+    ring_all([*reconcile.abandoned(), *reconcile.pending()], now or timezone.now())
+
+
+def sweep() -> None:
+    """Remove what ended runs left behind; an engine that is away is not an error here."""
+    try:
+        removed = reconcile.sweep()
+    except RunError as error:
+        logger.info("Not swept: %s", error)
+    else:
+        if removed:
+            logger.warning("Removed %d containers of runs that have ended.", removed)
+
+
+def ring_all(runs: Iterable[Run], now: datetime | None = None) -> None:
+    """Ring for each run whose bell is not waiting to be heard already."""
+    due = [run for run in runs if now is None or not run.rung_at or run.rung_at < now - RING_AGAIN]
+    if not due:
+        return
+    try:
+        heard = set(queue().get_job_ids())
+    except RedisError:
+        return
+    for run in due:
+        if not any(job.startswith(job_id(run)) for job in heard):
+            ring(run)
+
+
+def ring(run: Run) -> None:
+    """Enqueue `execute` for a run; when the queue cannot be reached, `tick` does it later."""
+    Run.objects.filter(pk=run.pk).update(rung_at=timezone.now())
+    try:
+        queue().enqueue(
+            "agents.jobs.execute",
+            str(run.public_id),
+            job_id=f"{job_id(run)}-{uuid4().hex[:6]}",
+            job_timeout=FOREVER,
+            result_ttl=0,
+            failure_ttl=3600,
+        )
+    except RedisError as error:
+        logger.warning("Run %s waits for the queue to come back: %s", run.short_id, error)
+
+
+def job_id(run: Run) -> str:
+    """What a run's bells have in common."""
+    return f"run-{run.public_id}"
+
+
+@lru_cache(maxsize=1)
+def queue() -> Any:
+    """The queue, one per process, because each new one opens connections of its own."""
+    return django_rq.get_queue("default")
+
+
+def publish(run: Run) -> None:
+    """Tell open pages that there is something new; they look by themselves if this is lost."""
+    try:
+        queue().connection.publish(channel(str(run.public_id)), run.event_count)
+    except RedisError:
+        logger.debug("No hint for run %s: the queue is away.", run.short_id)
+
+
+def channel(run_id: str) -> str:
+    """The channel of hints about one run."""
+    return f"herdweb:run:{run_id}"
+
+
+def workers() -> list[str]:
+    """Names of RQ's workers that are alive, for `doctor` and the pages; raises RedisError."""
+    return [worker.name for worker in Worker.all(queue=queue())]

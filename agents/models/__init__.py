@@ -1,0 +1,8 @@
+"""The rows, their states, and the moves between states."""
+
+from agents.models.agent import Agent, DockerSettings
+from agents.models.container import Container
+from agents.models.run import Event, LeaseLost, Run
+from agents.models.session import Session
+
+__all__ = ["Agent", "Container", "DockerSettings", "Event", "LeaseLost", "Run", "Session"]

@@ -1,0 +1,228 @@
+"""An agent: a stored configuration, and how it is kept in a container."""
+
+from typing import Any
+
+from django.conf import settings
+from django.core.exceptions import ValidationError
+from django.core.validators import MaxValueValidator, MinValueValidator
+from django.db import models
+from django.db.models.functions import Lower
+from django.urls import reverse
+
+from agents.models import rules
+from agents.models.fields import (
+    Between,
+    LinesField,
+    PairsField,
+    SecondsField,
+    SizeField,
+    write_seconds,
+)
+from agents.runtimes import CHOICES, AgentConfig, DockerConfig, bare, human_size
+
+MB, GB, DAY = 1024**2, 1024**3, 86400
+
+
+class Agent(models.Model):
+    """What to run, how, and with which rights."""
+
+    class Permission(models.TextChoices):
+        """Claude Code's permission modes; unattended, what would be asked for is denied."""
+
+        ACCEPT_EDITS = "acceptEdits", "acceptEdits: edit files freely, the rest as allowed"
+        AUTO = "auto", "auto: the agent's own judgement"
+        BYPASS = "bypassPermissions", "bypassPermissions: everything, use it in containers only"
+        DONT_ASK = "dontAsk", "dontAsk: only what is allowed explicitly"
+        MANUAL = "manual", "manual: whatever would be asked is denied"
+        PLAN = "plan", "plan: read and plan, change nothing"
+
+    class PromptMode(models.TextChoices):
+        """What the system prompt does to the agent's own."""
+
+        APPEND = "append", "added to the agent's own"
+        REPLACE = "replace", "instead of the agent's own"
+
+    name = models.CharField(
+        max_length=200,
+        validators=[rules.agent_name],
+        error_messages={"blank": "Name is required.", "required": "Name is required."},
+        help_text="a-z, 0-9, - and _, starting with a letter. It names directories and cannot be changed later.",
+    )
+    description = models.TextField(blank=True, max_length=2000, help_text="For people.")
+    enabled = models.BooleanField(default=True, help_text="Off: nothing starts this agent.")
+    runtime = models.CharField(
+        max_length=40, choices=CHOICES, default="claude_cli", help_text="What is executed and how its output is read."
+    )
+    command = LinesField(
+        words=True,
+        validators=[rules.arguments],
+        help_text="For the Command runtime: program and arguments, one a line (or a JSON list). No shell reads it.",
+    )
+    model = models.CharField(
+        max_length=128, blank=True, validators=[rules.model], help_text="An alias like sonnet, or a full name."
+    )
+    system_prompt = models.TextField(blank=True, validators=[rules.prompt], help_text="Standing orders.")
+    system_prompt_mode = models.CharField(
+        max_length=10, choices=PromptMode, default=PromptMode.APPEND, help_text="Added to the agent's own, or instead."
+    )
+    default_prompt = models.TextField(
+        blank=True, validators=[rules.prompt], help_text="Used when a run is started without a prompt."
+    )
+    permission_mode = models.CharField(
+        max_length=20, choices=Permission, default=Permission.ACCEPT_EDITS, help_text="What it may do unasked."
+    )
+    allowed_tools = LinesField(validators=[rules.tools], help_text="One a line, like Read or Bash(git *).")
+    denied_tools = LinesField(validators=[rules.tools], help_text="One a line; wins over allowed.")
+    max_turns = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1), MaxValueValidator(10_000)],
+        help_text="The agent ends after so many turns. Empty: no limit.",
+    )
+    mcp_servers = models.JSONField(
+        default=dict, blank=True, validators=[rules.mcp_servers], help_text="MCP servers by name, as JSON."
+    )
+    setting_sources = LinesField(
+        validators=[rules.setting_sources],
+        help_text="Settings that Claude Code reads: user, project, local. Empty: user only, because a"
+        " repository's own settings can execute programs.",
+    )
+    working_directory = models.CharField(
+        max_length=1000,
+        blank=True,
+        validators=[rules.working_directory],
+        help_text="A host directory below the allowed roots. Empty: a workspace of the agent's own.",
+    )
+    time_limit = SecondsField(
+        default=3600, validators=[Between(1, 7 * DAY, write_seconds)], help_text="Wall clock, like 30m or 2h."
+    )
+    idle_limit = SecondsField(
+        default=600, validators=[Between(1, DAY, write_seconds)], help_text="Longest silence, like 10m."
+    )
+    cancel_grace = SecondsField(
+        default=10, validators=[Between(0, 300, write_seconds)], help_text="From being asked to stop to being killed."
+    )
+    exit_grace = SecondsField(
+        default=30, validators=[Between(1, 600, write_seconds)], help_text="From its result message to its end."
+    )
+    output_limit = SizeField(
+        default=100 * MB,
+        validators=[Between(1 * MB, 4 * GB, human_size)],
+        help_text="The run is stopped when it printed more, like 100m.",
+    )
+    max_concurrent = models.PositiveSmallIntegerField(
+        default=1,
+        validators=[Between(1, 64)],
+        help_text="Live runs at once; others wait and say so.",
+    )
+    created = models.DateTimeField(auto_now_add=True)
+    updated = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        ordering = ["name"]
+        constraints = [
+            models.UniqueConstraint(
+                Lower("name"),
+                name="agent_name_once",
+                violation_error_message="This name is already used (names are compared without case).",
+            )
+        ]
+
+    docker: "DockerSettings"
+
+    def __str__(self) -> str:
+        return self.name
+
+    def get_absolute_url(self) -> str:
+        """The agent's page."""
+        return reverse("agents:agent", args=[self.name])
+
+    def clean(self) -> None:
+        """Rules between fields."""
+        if self.runtime and bare(self.runtime).uses_command and not self.command:
+            raise ValidationError({"command": "The Command runtime needs a program to execute."})
+
+    def freeze(self) -> dict[str, Any]:
+        """The configuration as JSON, as a run keeps it; `AgentConfig.from_json` reads it."""
+        config = AgentConfig(
+            **{name: getattr(self, name) for name in PLAIN_FIELDS},
+            docker=DockerConfig(**{name: getattr(self.docker, name) for name in DOCKER_FIELDS}),
+        )
+        return config.as_json()
+
+
+PLAIN_FIELDS = (
+    "name", "runtime", "command", "model", "system_prompt", "system_prompt_mode", "permission_mode",
+    "allowed_tools", "denied_tools", "max_turns", "mcp_servers", "setting_sources", "working_directory",
+    "time_limit", "idle_limit", "cancel_grace", "exit_grace", "output_limit",
+)  # fmt: skip
+DOCKER_FIELDS = (
+    "enabled", "image", "network", "memory", "cpus", "pids_limit", "user", "workspace_mode", "tmpfs",
+    "mounts", "env", "labels",
+)  # fmt: skip
+
+
+def default_image() -> str:
+    """The image that `build_agent_image` makes."""
+    return str(settings.HERDWEB_IMAGE)
+
+
+class DockerSettings(models.Model):
+    """Whether and how an agent is kept in a container; `agent.docker.enabled` decides."""
+
+    class Network(models.TextChoices):
+        """What the container may reach; only `none` is no network at all."""
+
+        BRIDGE = "bridge", "bridge: the internet, and services that this host offers"
+        NONE = "none", "none: no network"
+
+    class WorkspaceMode(models.TextChoices):
+        """Whether the agent may change its workspace."""
+
+        READ_WRITE = "rw", "read and write"
+        READ_ONLY = "ro", "read only"
+
+    agent = models.OneToOneField(Agent, on_delete=models.CASCADE, related_name="docker")
+    enabled = models.BooleanField(default=False, help_text="Run this agent in a container of its own.")
+    image = models.CharField(
+        max_length=255, default=default_image, validators=[rules.image], help_text="It needs /bin/sh."
+    )
+    network = models.CharField(
+        max_length=20,
+        choices=Network,
+        default=Network.BRIDGE,
+        error_messages={"invalid_choice": "%(value)r is not allowed. Choose: bridge, none."},
+        help_text="none is the only honest “no network”: on bridge the host's own services can be reached.",
+    )
+    memory = SizeField(
+        default=2 * GB,
+        validators=[Between(64 * MB, 64 * GB, human_size)],
+        help_text="Memory, like 512m or 2g; no swap on top.",
+    )
+    cpus = models.FloatField(
+        default=2.0, validators=[Between(0.1, 64)], help_text="Cores, like 1.5."
+    )
+    pids_limit = models.PositiveIntegerField(
+        default=512, validators=[Between(16, 4096)], help_text="Processes and threads."
+    )
+    user = models.CharField(
+        max_length=21, blank=True, validators=[rules.user], help_text="uid:gid. Empty: herdweb's own choice."
+    )
+    workspace_mode = models.CharField(
+        max_length=2, choices=WorkspaceMode, default=WorkspaceMode.READ_WRITE, help_text="How /workspace is mounted."
+    )
+    tmpfs = LinesField(validators=[rules.tmpfs], help_text="Memory file systems, one a line: /cache:size=64m.")
+    mounts = LinesField(
+        validators=[rules.mounts], help_text="Host directories, one a line: /host:/container[:ro|rw]; read-only if unsaid."
+    )
+    env = PairsField(validators=[rules.env], help_text="NAME=value, one a line. Not for secrets.")
+    labels = PairsField(validators=[rules.labels], help_text="name=value, one a line.")
+
+    # Fields that decide what a container can reach are for administrators alone.
+    ADMINISTRATOR_FIELDS = ("image", "network", "user", "mounts", "env")
+
+    class Meta:
+        verbose_name = verbose_name_plural = "Docker settings"
+
+    def __str__(self) -> str:
+        return f"{self.agent.name}: {self.image if self.enabled else 'no container'}"

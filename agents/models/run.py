@@ -1,0 +1,407 @@
+"""One execution of an agent, from request to outcome, and the events in it.
+
+Every move between states is one conditional UPDATE that says whether this process made it.
+Nothing else writes `state`.
+"""
+
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from django.conf import settings
+from django.db import models, transaction
+from django.urls import reverse
+from django.utils import timezone
+
+from agents.models.agent import Agent
+from agents.models.container import Container
+from agents.models.session import Session
+from agents.runtimes import AgentConfig, Exit, Offsets, Outcome, Parsed, Report, Result, Status, human_size
+from agents.runtimes.types import Message
+
+TEXT_LIMIT = 64 * 1024
+RESULT_LIMIT = 64 * 1024
+# A dead worker is noticed after at most this long.
+LEASE = timedelta(seconds=12)
+
+
+class LeaseLost(Exception):
+    """Another process owns the run now; this one has nothing more to say about it."""
+
+
+class Run(models.Model):
+    """A request and what became of it."""
+
+    class State(models.TextChoices):
+        """queued → starting → running → (cancelling) → one of the terminal ones."""
+
+        QUEUED = "queued"
+        WAITING = "waiting"
+        STARTING = "starting"
+        RUNNING = "running"
+        CANCELLING = "cancelling"
+        SUCCEEDED = "succeeded"
+        FAILED = "failed"
+        CANCELLED = "cancelled"
+        TIMED_OUT = "timed_out"
+        LOST = "lost"
+
+    PENDING = (State.QUEUED, State.WAITING)
+    LIVE = (State.STARTING, State.RUNNING, State.CANCELLING)
+    TERMINAL = (State.SUCCEEDED, State.FAILED, State.CANCELLED, State.TIMED_OUT, State.LOST)
+
+    class Trigger(models.TextChoices):
+        """What asked for the run."""
+
+        MANUAL = "manual"
+        COMMAND = "command"
+        FORK = "fork"
+
+    class Cause(models.TextChoices):
+        """Why herdweb itself stops a run."""
+
+        CANCEL = "cancel"
+        TIME = "time"
+        IDLE = "idle"
+        RESULT = "result"
+        OUTPUT = "output"
+
+    public_id = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
+    agent = models.ForeignKey(Agent, on_delete=models.PROTECT, related_name="runs")
+    config = models.JSONField(help_text="The configuration it runs with, frozen when it was asked for.")
+    prompt = models.TextField()
+    trigger = models.CharField(max_length=20, choices=Trigger, default=Trigger.MANUAL)
+    requested_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="runs"
+    )
+    continues = models.ForeignKey(
+        Session, null=True, blank=True, on_delete=models.PROTECT, related_name="continuations"
+    )
+    forks = models.ForeignKey(Session, null=True, blank=True, on_delete=models.PROTECT, related_name="fork_runs")
+    session = models.ForeignKey(Session, null=True, blank=True, on_delete=models.PROTECT, related_name="runs")
+    container = models.ForeignKey(Container, null=True, blank=True, on_delete=models.SET_NULL, related_name="runs")
+
+    state = models.CharField(max_length=12, choices=State, default=State.QUEUED)
+    reason = models.TextField(blank=True)
+    suspect = models.BooleanField(default=False)
+    attempt = models.PositiveSmallIntegerField(default=1)
+    lease_owner = models.CharField(max_length=100, blank=True)
+    lease_until = models.DateTimeField(null=True)
+    rung_at = models.DateTimeField(null=True)
+    stop_cause = models.CharField(max_length=10, choices=Cause, blank=True)
+    stop_by = models.CharField(max_length=150, blank=True)
+    stop_requested_at = models.DateTimeField(null=True)
+
+    created = models.DateTimeField(auto_now_add=True)
+    started_at = models.DateTimeField(null=True)
+    finished_at = models.DateTimeField(null=True)
+    deadline_at = models.DateTimeField(null=True)
+    last_output_at = models.DateTimeField(null=True)
+
+    event_count = models.PositiveIntegerField(default=0)
+    output_bytes = models.BigIntegerField(default=0)
+    stderr_bytes = models.BigIntegerField(default=0)
+    exit_code = models.IntegerField(null=True)
+    signal = models.PositiveSmallIntegerField(null=True)
+    oom = models.BooleanField(default=False)
+    runtime_version = models.CharField(max_length=64, blank=True)
+
+    result = models.TextField(blank=True)
+    result_seen_at = models.DateTimeField(null=True)
+    result_is_error = models.BooleanField(default=False)
+    turns = models.BigIntegerField(null=True)
+    cost_usd = models.FloatField(null=True)
+    input_tokens = models.BigIntegerField(null=True)
+    output_tokens = models.BigIntegerField(null=True)
+
+    class Meta:
+        ordering = ["-id"]
+        indexes = [
+            models.Index(fields=["agent", "-id"], name="run_by_agent"),
+            models.Index(fields=["state", "lease_until"], name="run_by_state"),
+        ]
+
+    def __str__(self) -> str:
+        return self.short_id
+
+    def get_absolute_url(self) -> str:
+        """The run's page."""
+        return reverse("agents:run", args=[self.public_id])
+
+    @property
+    def short_id(self) -> str:
+        """Enough of the id to tell runs apart when talking about them."""
+        return str(self.public_id)[:8]
+
+    @property
+    def is_live(self) -> bool:
+        """Whether a process may be working on it."""
+        return self.state in self.LIVE
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether it has ended."""
+        return self.state in self.TERMINAL
+
+    @property
+    def duration(self) -> timedelta | None:
+        """From its start to its end, or until now."""
+        if not self.started_at:
+            return None
+        return (self.finished_at or timezone.now()) - self.started_at
+
+    @property
+    def agent_config(self) -> AgentConfig:
+        """The frozen configuration."""
+        return AgentConfig.from_json(self.config)
+
+    @property
+    def offsets(self) -> Offsets:
+        """How much of the output is stored."""
+        return Offsets(self.output_bytes, self.stderr_bytes)
+
+    @property
+    def claim_made(self) -> Result | None:
+        """What the agent's result message said, if there was one."""
+        if self.result_seen_at is None:
+            return None
+        return Result(text=self.result, is_error=self.result_is_error)
+
+    # Moves between states.
+
+    def claim(self, owner: str) -> bool:
+        """Take a run that waits for its turn, or a live one whose owner has not been heard of."""
+        now = timezone.now()
+        mine = {"lease_owner": owner, "lease_until": now + LEASE}
+        if self._move(self.PENDING, state=self.State.STARTING, reason="", **mine):
+            return True
+        return self._move(self.LIVE, models.Q(lease_until__lt=now) | models.Q(lease_until=None), **mine)
+
+    def wait(self, reason: str) -> bool:
+        """Put off a run that may not start yet; the reason names what it waits for."""
+        return self._move(self.PENDING, state=self.State.WAITING, reason=reason)
+
+    def started(self, owner: str) -> bool:
+        """The agent's process is on its way."""
+        now = timezone.now()
+        limit = timedelta(seconds=self.agent_config.time_limit)
+        return self._move(
+            [self.State.STARTING],
+            models.Q(lease_owner=owner),
+            state=self.State.RUNNING,
+            started_at=now,
+            last_output_at=now,
+            deadline_at=now + limit,
+        )
+
+    def renew(self, owner: str) -> bool:
+        """Say that the owner is alive."""
+        return self._move(
+            self.LIVE, models.Q(lease_owner=owner), lease_until=timezone.now() + LEASE
+        )
+
+    def release(self, owner: str) -> bool:
+        """Let the next worker have it at once."""
+        return self._move(self.LIVE, models.Q(lease_owner=owner), lease_until=None)
+
+    def stop(self, cause: str, by: str, reason: str) -> bool:
+        """Ask for the end of a live run; the first to ask decides why it ended."""
+        return self._move(
+            [self.State.STARTING, self.State.RUNNING],
+            state=self.State.CANCELLING,
+            stop_cause=cause,
+            stop_by=by[:150],
+            stop_requested_at=timezone.now(),
+            reason=reason,
+        )
+
+    def withdraw(self, by: str) -> bool:
+        """Cancel a run that has not started."""
+        return self._move(
+            self.PENDING,
+            state=self.State.CANCELLED,
+            reason=f"Cancelled by {by} before it started.",
+            stop_cause=self.Cause.CANCEL,
+            stop_by=by[:150],
+            finished_at=timezone.now(),
+        )
+
+    def finish(self, owner: str, state: str, outcome: Outcome) -> bool:
+        """The one way into a terminal state, for the owner of the lease alone."""
+        return self._move(
+            self.LIVE,
+            models.Q(lease_owner=owner),
+            state=state,
+            reason=outcome.reason[:RESULT_LIMIT],
+            suspect=outcome.suspect,
+            finished_at=timezone.now(),
+            lease_until=None,
+        )
+
+    def _move(self, states: Iterable[str], condition: models.Q | None = None, **changes: Any) -> bool:
+        """One conditional UPDATE; True if this process made the move."""
+        rows = Run.objects.filter(condition or models.Q(), pk=self.pk, state__in=list(states))
+        moved = rows.update(**changes) == 1
+        if moved:
+            for name, value in changes.items():
+                setattr(self, name, value)
+        return moved
+
+    # What happened.
+
+    def note(self, text: str, **payload: Any) -> None:
+        """Add a status line of ours, from whatever process."""
+        with transaction.atomic():
+            row = Run.objects.select_for_update().only("event_count").get(pk=self.pk)
+            Event.objects.create(
+                run=self, seq=row.event_count + 1, kind=Event.Kind.STATUS, text=text[:TEXT_LIMIT], payload=payload
+            )
+            self._count(row.event_count + 1)
+
+    def record(self, owner: str, reports: Sequence[Report]) -> None:
+        """Store a batch: events numbered on, offsets and facts, in one transaction.
+
+        Raises LeaseLost when the run belongs to somebody else by now; nothing is stored then.
+        """
+        with transaction.atomic():
+            row = Run.objects.select_for_update().get(pk=self.pk)
+            if row.lease_owner != owner or row.is_terminal:
+                raise LeaseLost(str(self.public_id))
+            rows = [event for report in reports for event in events_of(report)]
+            insert(self.pk, row.event_count, rows)
+            changes = self._changes(reports) | {"event_count": row.event_count + len(rows)}
+            Run.objects.filter(pk=self.pk).update(**changes)
+        for name, value in changes.items():
+            setattr(self, name, value)
+
+    def _count(self, events: int) -> None:
+        Run.objects.filter(pk=self.pk).update(event_count=events)
+        self.event_count = events
+
+    def _changes(self, reports: Sequence[Report]) -> dict[str, Any]:
+        """The columns of the run that a batch changes."""
+        changes: dict[str, Any] = {}
+        offsets = self.offsets
+        for report in reports:
+            if isinstance(report, Parsed):
+                offsets = offsets.after(report.line)
+                for message in report.messages:
+                    changes |= claims(message)
+            elif isinstance(report, Exit):
+                changes |= {"exit_code": report.code, "signal": report.signal, "oom": report.oom}
+        if offsets != self.offsets:
+            changes |= {
+                "output_bytes": offsets.stdout,
+                "stderr_bytes": offsets.stderr,
+                "last_output_at": timezone.now(),
+            }
+        return changes
+
+
+def claims(message: Message) -> dict[str, Any]:
+    """What an agent's message says of its run, for the columns of its claims."""
+    said: dict[str, Any] = {"runtime_version": message.version} if message.version else {}
+    result = message.result
+    if result is None:
+        return said
+    return said | {
+        "result": result.text[:RESULT_LIMIT],
+        "result_is_error": result.is_error,
+        "result_seen_at": timezone.now(),
+        "turns": result.turns,
+        "cost_usd": result.cost_usd,
+        "input_tokens": result.input_tokens,
+        "output_tokens": result.output_tokens,
+    }
+
+
+class Event(models.Model):
+    """One ordered thing that happened in a run, and where its raw line lies in the output file."""
+
+    class Kind(models.TextChoices):
+        """Status lines are ours, all others the agent's."""
+
+        STATUS = "status"
+        SYSTEM = "system"
+        TEXT = "text"
+        THINKING = "thinking"
+        TOOL_USE = "tool_use"
+        TOOL_RESULT = "tool_result"
+        STDERR = "stderr"
+        RESULT = "result"
+        ERROR = "error"
+
+    run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="events", db_index=False)
+    seq = models.PositiveIntegerField(help_text="Contiguous from 1.")
+    kind = models.CharField(max_length=12, choices=Kind)
+    text = models.TextField(blank=True)
+    payload = models.JSONField(null=True)
+    offset = models.BigIntegerField(null=True, help_text="Of the raw line in its file.")
+    length = models.BigIntegerField(null=True)
+    created = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        ordering = ["run", "seq"]
+        constraints = [models.UniqueConstraint(fields=["run", "seq"], name="event_seq_once")]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.seq}"
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the row holds only the beginning."""
+        return bool(self.length and self.length > TEXT_LIMIT and len(self.text) >= TEXT_LIMIT)
+
+
+@dataclass(frozen=True, slots=True)
+class NewEvent:
+    """An event that has no number yet."""
+
+    kind: str
+    text: str = ""
+    payload: Any = None
+    offset: int | None = None
+    length: int | None = None
+
+
+def events_of(report: Report) -> Iterable[NewEvent]:
+    """The events that a report becomes; a line that means nothing to its runtime is still one."""
+    if isinstance(report, Parsed):
+        size = len(report.line.raw)
+        for message in report.messages:
+            payload = message.payload if size <= TEXT_LIMIT else None
+            yield NewEvent(message.kind, message.text[:TEXT_LIMIT], payload, report.offset, size)
+    elif isinstance(report, Status):
+        yield NewEvent("status", report.text[:TEXT_LIMIT], dict(report.payload))
+    else:
+        yield NewEvent("status", end_text(report), {"exit_code": report.code, "oom": report.oom})
+
+
+def end_text(end: Exit) -> str:
+    """How the process ended, in one line."""
+    if end.code is None:
+        return f"The exit code is not known. {end.note}"
+    oom = f", out of memory (limit {human_size(end.memory_limit)})" if end.oom else ""
+    took = f" after {(end.finished_at - end.started_at).total_seconds():.2f} s" if times(end) else ""
+    return f"Ended with exit code {end.code}{oom}{took}."
+
+
+def times(end: Exit) -> bool:
+    """Whether both times are known."""
+    return bool(end.started_at and end.finished_at)
+
+
+def insert(run: int, count: int, events: Sequence[NewEvent]) -> None:
+    """Insert a batch of events with the numbers after `count`."""
+    now = timezone.now()
+    Event.objects.bulk_create(
+        [
+            Event(
+                run_id=run, seq=count + index, kind=event.kind, text=event.text, payload=event.payload,
+                offset=event.offset, length=event.length, created=now,
+            )
+            for index, event in enumerate(events, start=1)
+        ]
+    )  # fmt: skip

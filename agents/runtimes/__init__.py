@@ -1,0 +1,49 @@
+"""How an agent is executed: plain Python, no Django. This is all that others need of it."""
+
+from agents.runtimes.base import Runtime, human_size
+from agents.runtimes.container import Host, leftovers
+from agents.runtimes.factory import CHOICES, RUNTIMES, bare, create
+from agents.runtimes.layout import Beneath, StateDir
+from agents.runtimes.types import (
+    AgentConfig,
+    ContainerFacts,
+    Conversation,
+    DockerConfig,
+    Exit,
+    Offsets,
+    Outcome,
+    Parsed,
+    Paths,
+    Report,
+    Request,
+    Result,
+    RunError,
+    Status,
+)
+
+__all__ = [
+    "CHOICES",
+    "RUNTIMES",
+    "AgentConfig",
+    "Beneath",
+    "ContainerFacts",
+    "Conversation",
+    "DockerConfig",
+    "Exit",
+    "Host",
+    "Offsets",
+    "Outcome",
+    "Parsed",
+    "Paths",
+    "Report",
+    "Request",
+    "Result",
+    "RunError",
+    "Runtime",
+    "Status",
+    "StateDir",
+    "bare",
+    "create",
+    "human_size",
+    "leftovers",
+]

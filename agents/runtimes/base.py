@@ -1,0 +1,206 @@
+"""The contract of a runtime: what to execute for an agent, and what its output means.
+
+A runtime answers two questions without touching anything: `command(request)` says what to execute,
+`parse(line)` what one line of its output means. `lines(command)` executes; here that is on the
+host, and the container runner replaces only this part. `execute(request)` puts the three together.
+"""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+from agents.runtimes.host import HostProcess
+from agents.runtimes.types import (
+    Command,
+    Exit,
+    Line,
+    Message,
+    Offsets,
+    Outcome,
+    Output,
+    Parsed,
+    Paths,
+    Report,
+    Request,
+    Result,
+    RunError,
+    Status,
+)
+
+# Exit codes by which shells and engines say that the program could not be executed at all.
+NOT_EXECUTABLE, NOT_FOUND = 126, 127
+
+# A secret shorter than this occurs in ordinary text too often to be masked.
+SHORTEST_SECRET = 6
+
+
+class Runtime(ABC):
+    """How one kind of agent is executed. One instance serves one run.
+
+    Attributes that a caller may ask: `supports_resume` (a session can be continued),
+    `supports_fork` (it can be copied), `supports_input` (it reads messages while it runs),
+    `expects_result` (a success without a result message is none), `uses_command` (the agent's
+    argument list says what to execute), `survives_worker` (another process can take it over).
+    """
+
+    name: ClassVar[str]
+    label: ClassVar[str]
+    supports_resume: bool = False
+    supports_fork: bool = False
+    supports_input: bool = False
+    expects_result: bool = False
+    uses_command: bool = False
+    survives_worker: bool = False
+
+    _process: HostProcess | None = None
+
+    @abstractmethod
+    def command(self, request: Request) -> Command:
+        """Say what to execute; pure, so that the same request always gives the same command."""
+
+    @abstractmethod
+    def parse(self, line: str) -> list[Message]:
+        """Say what one line of standard output means; never raises, whatever the agent printed."""
+
+    def inside(self, paths: Paths) -> Paths:
+        """The same directories as the agent's process sees them."""
+        return paths
+
+    def transcripts(self, request: Request) -> Sequence[str]:
+        """Paths, relative to the home, of the files that hold the conversation of a request."""
+        return ()
+
+    def home_files(self, request: Request) -> Mapping[str, bytes]:
+        """Files that herdweb itself writes into the home before every start, by relative path."""
+        return {}
+
+    def encode(self, message: Mapping[str, Any]) -> bytes:
+        """Put a message for a running agent into the form that it reads on standard input.
+
+        Raises RunError for a runtime that takes no input while it runs.
+        """
+        raise RunError(f"{self.label} takes no input while it runs.")
+
+    def lines(self, command: Command, since: Offsets = Offsets()) -> Iterator[list[Output]]:
+        """Execute on the host and yield what came since the last time, an empty list in silence.
+
+        Ends after one `Exit`. A process on the host cannot be taken over from a dead worker.
+        Raises RunError when the program cannot be started.
+        """
+        if command.request.adopt:
+            yield [Exit(code=None, note="Its worker died, and a run outside a container dies with its worker.")]
+            return
+        self._process = HostProcess(command)
+        yield from self._process.lines()
+
+    def stop(self, grace: float) -> None:
+        """Ask the running agent to end, and end it after `grace` seconds; returns at once."""
+        if self._process:
+            self._process.stop(grace)
+
+    def execute(self, request: Request, since: Offsets = Offsets()) -> Iterator[list[Report]]:
+        """Run the agent; yield batches of what happened, at least five a second, some of them empty.
+
+        Lines come as `Parsed`, with the byte offset in the plain stream at which they begin;
+        `since` says how much of each stream is known already. The last report is an `Exit`.
+        Known secret values are masked, byte for byte, before anything sees the line.
+        """
+        mask = masker(request.secrets)
+        offsets = since
+        for outputs in self.lines(self.command(request), since):
+            reports: list[Report] = []
+            for output in outputs:
+                if isinstance(output, Line):
+                    reports.append(self._read(output, offsets, mask))
+                    offsets = offsets.after(output)
+                else:
+                    reports.append(output)
+            yield reports
+
+    def outcome(self, end: Exit, result: Result | None) -> Outcome:
+        """Judge an agent that ended by itself, from the engine's facts *and* its result message."""
+        failure = exit_failure(end)
+        if failure:
+            return Outcome(ok=False, reason=with_claim(failure, result))
+        return claimed_outcome(result, self.expects_result)
+
+    def _read(self, line: Line, offsets: Offsets, mask: "Mask") -> Parsed:
+        raw = mask(line.raw)
+        text = readable(raw)
+        messages = self.parse(text) if line.stream == "stdout" else [Message("stderr", text)]
+        return Parsed(replace(line, raw=raw), offsets.of(line.stream), tuple(messages))
+
+
+class Mask:
+    """Overwrites known secrets with as many asterisks, so that byte offsets stay true."""
+
+    def __init__(self, secrets: Mapping[str, str]) -> None:
+        """Take the secrets by name; very short values cannot be told from ordinary text."""
+        forms = {form for value in secrets.values() for form in spellings(value)}
+        self.forms = sorted(forms, key=len, reverse=True)
+
+    def __call__(self, raw: bytes) -> bytes:
+        """Return the same bytes with every secret masked."""
+        for form in self.forms:
+            if form in raw:
+                raw = raw.replace(form, b"*" * len(form))
+        return raw
+
+
+def masker(secrets: Mapping[str, str]) -> Mask:
+    """The mask for these secrets."""
+    return Mask(secrets)
+
+
+def spellings(value: str) -> set[bytes]:
+    """The forms in which a secret shows up in output: as it is, and inside a JSON string."""
+    parts = {value, *value.splitlines()}
+    long_enough = {part for part in parts if len(part) >= SHORTEST_SECRET}
+    escaped = {json.dumps(part)[1:-1] for part in long_enough}
+    return {form.encode() for form in long_enough | escaped}
+
+
+def readable(raw: bytes) -> str:
+    """A line as text: decoded with replacement, without its newline and without NUL."""
+    return raw.rstrip(b"\r\n").decode("utf-8", "replace").replace("\x00", "")
+
+
+def exit_failure(end: Exit) -> str:
+    """The reason in words why an end is no success by the engine's facts alone, or nothing."""
+    if end.oom and end.code != 0:
+        limit = f" (limit {human_size(end.memory_limit)})" if end.memory_limit else ""
+        return f"Out of memory{limit}."
+    if end.code == 0:
+        return ""
+    if end.code in (NOT_EXECUTABLE, NOT_FOUND) and end.program:
+        what = "was not found" if end.code == NOT_FOUND else "cannot be executed"
+        return f"The program {end.program} {what} (exit code {end.code})."
+    if end.signal:
+        return f"Killed by signal {end.signal} from outside herdweb (exit code {end.code})."
+    return f"Exit code {end.code}."
+
+
+def with_claim(failure: str, result: Result | None) -> str:
+    """Add what the agent itself said of its failure."""
+    return f"{failure} {result.text}".strip() if result and result.is_error and result.text else failure
+
+
+def claimed_outcome(result: Result | None, expected: bool) -> Outcome:
+    """Judge exit code 0 by the result message."""
+    if result and result.is_error:
+        return Outcome(ok=False, reason=result.text or "The agent reported an error.", suspect=True)
+    if result is None and expected:
+        return Outcome(ok=False, reason="Exit code 0, but no result message was printed.", suspect=True)
+    return Outcome(ok=True, reason="Finished.")
+
+
+def human_size(size: int) -> str:
+    """Bytes as people write them: 512 MB."""
+    for unit, factor in (("GB", 1024**3), ("MB", 1024**2), ("KB", 1024)):
+        if size >= factor:
+            return f"{size / factor:.4g} {unit}"
+    return f"{size} bytes"
+
+

@@ -1,0 +1,98 @@
+"""Claude Code, as its command line: `claude -p` with stream-json.
+
+Flags as of 2.1. Every value that somebody typed travels as `--flag=value`, so that none of them
+can become a flag of its own; texts that may be long travel as files, the prompt on standard input.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+from agents.runtimes.base import Runtime
+from agents.runtimes.streamjson import messages
+from agents.runtimes.types import Command, Message, Request
+
+# No self-update and no calls home from inside a container that may not even have a network.
+ENVIRONMENT = {"DISABLE_AUTOUPDATER": "1", "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1"}
+# The CLI deletes transcripts after this many days; sessions are herdweb's to expire.
+CLEANUP_PERIOD_DAYS = 36500
+PROJECT_SETTINGS_ARE_CODE = ("user",)
+
+
+class ClaudeCLI(Runtime):
+    """Runs Claude Code for one prompt and understands every message that it prints."""
+
+    name = "claude_cli"
+    label = "Claude Code"
+    supports_resume = True
+    supports_fork = True
+    expects_result = True
+
+    def command(self, request: Request) -> Command:
+        """`claude -p …` with the session's id minted by us, continued or forked."""
+        flags = [*conversation_flags(request), *agent_flags(request), *file_flags(request)]
+        return Command(
+            argv=("claude", "-p", "--output-format=stream-json", "--verbose", *flags),
+            request=request,
+            env={"HOME": request.paths.home, **ENVIRONMENT},
+            files=dict(files(request)),
+            stdin="prompt",
+        )
+
+    def parse(self, line: str) -> list[Message]:
+        """Stream-json; lines that are none are kept as text."""
+        return messages(line)
+
+    def transcripts(self, request: Request) -> Sequence[str]:
+        """`.claude/projects/<working directory>/<id>.jsonl`, as the CLI names it."""
+        conversation = request.conversation
+        project = re.sub(r"[^A-Za-z0-9]", "-", request.paths.workspace)
+        return (f".claude/projects/{project}/{conversation.forked_from or conversation.id}.jsonl",)
+
+    def home_files(self, request: Request) -> Mapping[str, bytes]:
+        """The user settings: ours before every start, whatever the last run made of them."""
+        return {".claude/settings.json": json.dumps({"cleanupPeriodDays": CLEANUP_PERIOD_DAYS}).encode()}
+
+
+def conversation_flags(request: Request) -> list[str]:
+    """Which conversation: a new one with our id, the same one again, or a copy under our id."""
+    conversation = request.conversation
+    if conversation.forked_from:
+        return [f"--resume={conversation.forked_from}", "--fork-session", f"--session-id={conversation.id}"]
+    return [f"--resume={conversation.id}" if conversation.resume else f"--session-id={conversation.id}"]
+
+
+def agent_flags(request: Request) -> Iterator[str]:
+    """What the agent's configuration says, flag by flag."""
+    agent = request.agent
+    if agent.model:
+        yield f"--model={agent.model}"
+    if agent.permission_mode:
+        yield f"--permission-mode={agent.permission_mode}"
+    if agent.max_turns:
+        yield f"--max-turns={agent.max_turns}"
+    yield from (f"--allowedTools={tool}" for tool in agent.allowed_tools)
+    yield from (f"--disallowedTools={tool}" for tool in agent.denied_tools)
+    # A repository's own settings can run hooks and redirect the API: only where the agent says so.
+    yield f"--setting-sources={','.join(agent.setting_sources or PROJECT_SETTINGS_ARE_CODE)}"
+
+
+def file_flags(request: Request) -> Iterator[str]:
+    """Flags that point to the files of `files`."""
+    agent, folder = request.agent, request.paths.run
+    if agent.system_prompt:
+        flag = "--system-prompt-file" if agent.system_prompt_mode == "replace" else "--append-system-prompt-file"
+        yield f"{flag}={folder}/system-prompt"
+    if agent.mcp_servers:
+        yield f"--mcp-config={folder}/mcp.json"
+        yield "--strict-mcp-config"
+
+
+def files(request: Request) -> Iterator[tuple[str, bytes]]:
+    """The files that the command reads, by their name in the run's directory."""
+    agent = request.agent
+    yield "prompt", request.prompt.encode()
+    if agent.system_prompt:
+        yield "system-prompt", agent.system_prompt.encode()
+    if agent.mcp_servers:
+        yield "mcp.json", json.dumps({"mcpServers": dict(agent.mcp_servers)}).encode()

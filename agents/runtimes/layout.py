@@ -1,0 +1,156 @@
+"""Where things lie in the state directory, and who may enter them.
+
+    docker-sessions/<agent>/<session>/   the home of one session, mounted alone
+    workspaces/<agent>/                  what the agent works on
+    runs/<run>/output.jsonl, stderr.log  what it printed, byte for byte
+    runs/<run>/in/                       what it was given: prompt, start script
+"""
+
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from agents.runtimes.types import Paths, RunError
+
+PRIVATE = 0o700
+
+
+@dataclass(frozen=True)
+class StateDir:
+    """The directory below which sessions, workspaces and run files live."""
+
+    path: Path
+
+    def home(self, agent: str, session: str) -> str:
+        """A session's home, relative, as it is stored in its row."""
+        return str(PurePosixPath("docker-sessions", agent, session))
+
+    def workspace(self, agent: str) -> Path:
+        """The working directory of an agent that was given none."""
+        return self.path / "workspaces" / agent
+
+    def run(self, run: str) -> Path:
+        """The files of one run."""
+        return self.path / "runs" / run
+
+    def output(self, run: str) -> Path:
+        """Standard output of a run, byte for byte but for masked secrets."""
+        return self.run(run) / "output.jsonl"
+
+    def errors(self, run: str) -> Path:
+        """Standard error of a run, likewise."""
+        return self.run(run) / "stderr.log"
+
+    def paths(self, run: str, home: str, workspace: str) -> Paths:
+        """The host's directories of a run."""
+        return Paths(workspace=workspace, home=str(self.path / home), run=str(self.run(run) / "in"))
+
+    def make(self, paths: Paths, owner: str) -> None:
+        """Create what is missing, private; home and workspace belong to the container's user."""
+        for folder in (paths.home, paths.workspace, paths.run):
+            make_private(Path(folder))
+        for folder in (paths.home, paths.workspace):
+            if Path(folder).is_relative_to(self.path):
+                give(Path(folder), owner)
+
+
+def make_private(folder: Path) -> None:
+    """Create a directory and its parents with mode 0700."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    for path in reversed(missing):
+        path.mkdir(mode=PRIVATE, exist_ok=True)
+
+
+def give(path: Path, owner: str) -> None:
+    """Make uid:gid the owner where it is another; only root can, and nobody else needs to."""
+    uid, _, gid = owner.partition(":")
+    wanted = (int(uid), int(gid or uid))
+    status = path.stat(follow_symlinks=False)
+    if os.getuid() == 0 and (status.st_uid, status.st_gid) != wanted:
+        os.chown(path, *wanted, follow_symlinks=False)
+
+
+class Beneath:
+    """A directory that an agent can write to, entered without following any of its links.
+
+    Opened once; every path is walked component by component with O_NOFOLLOW, so that a link, a
+    FIFO or a swapped directory cannot lead outside. Raises RunError for anything but plain
+    directories and regular files.
+    """
+
+    def __init__(self, root: Path, owner: str) -> None:
+        self.root = root
+        self.owner = owner
+
+    def exists(self, relative: str) -> bool:
+        """Whether a regular file lies there."""
+        try:
+            os.close(self._open(relative, os.O_RDONLY))
+        except (OSError, RunError):
+            return False
+        return True
+
+    def read(self, relative: str) -> bytes:
+        """The content of a regular file."""
+        with os.fdopen(self._open(relative, os.O_RDONLY), "rb") as file:
+            return file.read()
+
+    def write(self, files: Mapping[str, bytes]) -> None:
+        """Write files, making their directories; a link or another thing in the place goes first."""
+        for relative, content in files.items():
+            folder = self._enter(PurePosixPath(relative).parent, make=True)
+            try:
+                self._replace(folder, PurePosixPath(relative).name, content)
+            finally:
+                os.close(folder)
+
+    def _replace(self, folder: int, name: str, content: bytes) -> None:
+        draft = f".{name}.herdweb"
+        if draft in os.listdir(folder):
+            os.unlink(draft, dir_fd=folder)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        with os.fdopen(os.open(draft, flags, 0o600, dir_fd=folder), "wb") as file:
+            file.write(content)
+            self._give(file.fileno())
+        os.rename(draft, name, src_dir_fd=folder, dst_dir_fd=folder)
+
+    def _open(self, relative: str, flags: int) -> int:
+        path = PurePosixPath(relative)
+        folder = self._enter(path.parent)
+        try:
+            file = os.open(path.name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+        finally:
+            os.close(folder)
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            os.close(file)
+            raise RunError(f"{relative} is not a regular file.")
+        return file
+
+    def _enter(self, relative: PurePosixPath, make: bool = False) -> int:
+        folder = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        for part in relative.parts:
+            try:
+                deeper = self._step(folder, part, make)
+            finally:
+                os.close(folder)
+            folder = deeper
+        return folder
+
+    def _step(self, folder: int, part: str, make: bool) -> int:
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+        try:
+            return os.open(part, flags, dir_fd=folder)
+        except FileNotFoundError:
+            if not make:
+                raise
+            os.mkdir(part, PRIVATE, dir_fd=folder)
+            made = os.open(part, flags, dir_fd=folder)
+            self._give(made)
+            return made
+
+    def _give(self, descriptor: int) -> None:
+        uid, _, gid = self.owner.partition(":")
+        if os.getuid() == 0:
+            os.fchown(descriptor, int(uid), int(gid or uid))

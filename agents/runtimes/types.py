@@ -1,0 +1,247 @@
+"""The values that cross the border of the runtimes: plain, frozen, without Django."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from datetime import datetime
+from typing import Any, Literal
+
+Stream = Literal["stdout", "stderr"]
+Kind = Literal[
+    "status", "system", "text", "thinking", "tool_use", "tool_result", "stderr", "result", "error"
+]
+
+
+class RunError(Exception):
+    """An expected failure; its text is written for the person who started the run."""
+
+
+@dataclass(frozen=True)
+class DockerConfig:
+    """Where an agent executes: `memory` in bytes, `cpus` in cores, `user` as uid:gid or empty."""
+
+    enabled: bool = False
+    image: str = ""
+    network: str = "bridge"
+    memory: int = 2 * 1024**3
+    cpus: float = 2.0
+    pids_limit: int = 512
+    user: str = ""
+    workspace_mode: str = "rw"
+    tmpfs: tuple[str, ...] = ()
+    mounts: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class AgentConfig:
+    """What to execute and with which rights; limits in seconds and bytes, 0 meaning none."""
+
+    name: str
+    runtime: str
+    command: tuple[str, ...] = ()
+    model: str = ""
+    system_prompt: str = ""
+    system_prompt_mode: str = "append"
+    permission_mode: str = ""
+    allowed_tools: tuple[str, ...] = ()
+    denied_tools: tuple[str, ...] = ()
+    max_turns: int | None = None
+    mcp_servers: Mapping[str, Any] = field(default_factory=dict)
+    setting_sources: tuple[str, ...] = ()
+    working_directory: str = ""
+    time_limit: int = 3600
+    idle_limit: int = 600
+    cancel_grace: int = 10
+    exit_grace: int = 30
+    output_limit: int = 100 * 1024**2
+    docker: DockerConfig = field(default_factory=DockerConfig)
+
+    def as_json(self) -> dict[str, Any]:
+        """The configuration as it is frozen into a run's row."""
+        plain = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "mcp_servers"}
+        docker = {item.name: getattr(self.docker, item.name) for item in fields(self.docker)}
+        docker |= {"env": dict(self.docker.env), "labels": dict(self.docker.labels)}
+        return {**plain, "mcp_servers": dict(self.mcp_servers), "docker": docker}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> "AgentConfig":
+        """Read a frozen configuration; a field that is newer than the row has its default."""
+        docker = DockerConfig(**known(DockerConfig, stored.get("docker", {})))
+        return cls(**{**known(cls, stored), "docker": docker})
+
+
+def known(kind: type, stored: Mapping[str, Any]) -> dict[str, Any]:
+    """The stored fields that a dataclass has, lists as tuples."""
+    names = {item.name for item in fields(kind)}
+    return {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in stored.items()
+        if name in names
+    }
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Absolute directories as the agent's process sees them."""
+
+    workspace: str
+    home: str
+    run: str
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """The runtime's own id of a session: minted by us, continued when `resume` says so.
+
+    With `forked_from` the conversation of that id is copied and goes on under the new one.
+    """
+
+    id: str
+    resume: bool = False
+    forked_from: str = ""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One run, as a runtime sees it; `paths` are those of the host until a decorator moves them.
+
+    With `adopt` the agent has been started before: go on with it, never start it again.
+    """
+
+    run: str
+    agent: AgentConfig
+    prompt: str
+    conversation: Conversation
+    paths: Paths
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    attempt: int = 1
+    adopt: bool = False
+
+
+@dataclass(frozen=True)
+class Command:
+    """What to execute: `files` are written into the run's directory, `stdin` names one of them.
+
+    Standard input is a file and not a text, so that a runtime which takes input while it runs can
+    be given a FIFO in the same place.
+    """
+
+    argv: tuple[str, ...]
+    request: Request
+    env: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    stdin: str = ""
+
+
+@dataclass(frozen=True)
+class Offsets:
+    """How many bytes of each plain stream have been dealt with."""
+
+    stdout: int = 0
+    stderr: int = 0
+
+    def of(self, stream: Stream) -> int:
+        """The offset in one stream."""
+        return self.stdout if stream == "stdout" else self.stderr
+
+    def after(self, line: "Line") -> "Offsets":
+        """The offsets once a line has been dealt with."""
+        return replace(self, **{line.stream: self.of(line.stream) + len(line.raw)})
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line with its newline; without one if it is the last or longer than a line may be."""
+
+    stream: Stream
+    raw: bytes
+
+
+@dataclass(frozen=True)
+class ContainerFacts:
+    """A container as the engine really made it; `limits` as applied, not as asked for."""
+
+    engine_id: str
+    name: str
+    image: str
+    image_digest: str
+    limits: Mapping[str, Any]
+    labels: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Status:
+    """Something that herdweb did or saw; `started` once the agent's process is on its way."""
+
+    text: str
+    payload: Mapping[str, Any] = field(default_factory=dict)
+    container: ContainerFacts | None = None
+    started: bool = False
+
+
+@dataclass(frozen=True)
+class Exit:
+    """How the process ended, as the kernel or the engine tells it.
+
+    `code` is None when nobody knows it any more; then `note` says why. `signal` is set when a
+    signal ended it. `program` is what was executed, for "not found".
+    """
+
+    code: int | None
+    signal: int | None = None
+    oom: bool = False
+    memory_limit: int = 0
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    program: str = ""
+    note: str = ""
+
+
+Output = Line | Status | Exit
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the agent claims of its run in its last message; nothing in it is proven."""
+
+    text: str = ""
+    is_error: bool = False
+    turns: int | None = None
+    cost_usd: float | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One event of the agent: `text` for people, `payload` the JSON that it came from."""
+
+    kind: Kind
+    text: str = ""
+    payload: Mapping[str, Any] | None = None
+    result: Result | None = None
+    version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """A line with the byte offset at which it begins and the messages that it holds."""
+
+    line: Line
+    offset: int
+    messages: tuple[Message, ...]
+
+
+Report = Parsed | Status | Exit
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The verdict over an ended agent; `suspect` when exit code and result contradict each other."""
+
+    ok: bool
+    reason: str
+    suspect: bool = False
+
+

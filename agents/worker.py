@@ -1,0 +1,53 @@
+"""RQ's worker, with what runs in containers need: quick hand-over and no orphaned work horse."""
+
+import os
+import signal
+from typing import Any
+
+from django.db import connections
+from django.utils import timezone
+from rq import Worker
+
+from agents import jobs
+from agents.models import Run
+from agents.runtimes.host import die_with_parent
+
+# In seconds: how often a busy worker says that it is alive, an idle one cleans up.
+MONITORING, MAINTENANCE = 5, 60
+
+
+class HerdWorker(Worker):  # type: ignore[misc]
+    """Forks a work horse for each run; importing this module has loaded Docker's client already."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        options.update(job_monitoring_interval=MONITORING, maintenance_interval=MAINTENANCE)
+        super().__init__(*arguments, **options)
+
+    def work(self, *arguments: Any, **options: Any) -> bool:
+        """Without RQ's scheduler, which a pool would start: due moments are rows, not jobs."""
+        return bool(super().work(*arguments, **{**options, "with_scheduler": False}))
+
+    def fork_work_horse(self, job: Any, queue: Any) -> None:
+        """A database connection must not be shared between two processes."""
+        connections.close_all()
+        super().fork_work_horse(job, queue)
+
+    def setup_work_horse_signals(self) -> None:
+        """The horse dies with its worker, so that its lease runs out and the next one adopts."""
+        super().setup_work_horse_signals()
+        die_with_parent()
+
+    def handle_warm_shutdown_request(self) -> None:
+        """Tell the horse to hand its run over instead of waiting for the end of the agent."""
+        super().handle_warm_shutdown_request()
+        if self.horse_pid:
+            os.kill(self.horse_pid, signal.SIGTERM)
+
+    def handle_work_horse_killed(self, job: Any, retpid: int, ret_val: int, rusage: Any) -> None:
+        """Free the run of a horse that died, so that it is adopted now and not after its lease."""
+        run = Run.objects.filter(public_id=job.args[0], lease_owner__contains=f":{retpid}:").first()
+        if run and Run.objects.filter(pk=run.pk, lease_owner=run.lease_owner).update(
+            lease_until=timezone.now()
+        ):
+            jobs.ring(run)
+        connections.close_all()
