@@ -89,9 +89,9 @@ class HostProcess:
         if process.stdout and process.stderr:
             pipes = [("stdout", process.stdout), ("stderr", process.stderr)]
         readers = [threading.Thread(target=pump, args=(collector, *pipe), daemon=True) for pipe in pipes]
-        threading.Thread(target=self._watch, args=(process, collector, readers), daemon=True).start()
         for reader in readers:
             reader.start()
+        threading.Thread(target=self._watch, args=(process, collector, readers), daemon=True).start()
         return readers
 
     @staticmethod
