@@ -16,7 +16,7 @@ from agents.runtimes.host import die_with_parent
 MONITORING, MAINTENANCE = 5, 60
 
 
-class HerdWorker(Worker):  # type: ignore[misc]
+class HerdWorker(Worker):
     """Forks a work horse for each run; importing this module has loaded Docker's client already."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -34,12 +34,12 @@ class HerdWorker(Worker):  # type: ignore[misc]
 
     def setup_work_horse_signals(self) -> None:
         """The horse dies with its worker, so that its lease runs out and the next one adopts."""
-        super().setup_work_horse_signals()
+        super().setup_work_horse_signals()  # type: ignore[no-untyped-call]
         die_with_parent()
 
     def handle_warm_shutdown_request(self) -> None:
         """Tell the horse to hand its run over instead of waiting for the end of the agent."""
-        super().handle_warm_shutdown_request()
+        super().handle_warm_shutdown_request()  # type: ignore[no-untyped-call]
         if self.horse_pid:
             os.kill(self.horse_pid, signal.SIGTERM)
 

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import docker
 import pytest
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import connection
 
+import docker
 from agents import jobs
 from agents.models import Agent, DockerSettings, Run
 from tests.environment import STATE
@@ -57,7 +57,9 @@ def engine() -> Iterator[docker.DockerClient]:
     """The Docker engine; `make setup` starts one, and tests without it are failures, not skips."""
     client = engine_client()
     yield client
-    leftovers = client.containers.list(all=True, filters={"label": f"herdweb.instance={settings.HERDWEB_INSTANCE}"})
+    leftovers = client.containers.list(
+        all=True, filters={"label": f"herdweb.instance={settings.HERDWEB_INSTANCE}"}
+    )
     for container in leftovers:
         container.remove(force=True)
     client.close()

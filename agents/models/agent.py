@@ -46,30 +46,42 @@ class Agent(models.Model):
         max_length=200,
         validators=[rules.agent_name],
         error_messages={"blank": "Name is required.", "required": "Name is required."},
-        help_text="a-z, 0-9, - and _, starting with a letter. It names directories and cannot be changed later.",
+        help_text="a-z, 0-9, - and _, starting with a letter. It names directories and stays.",
     )
     description = models.TextField(blank=True, max_length=2000, help_text="For people.")
     enabled = models.BooleanField(default=True, help_text="Off: nothing starts this agent.")
     runtime = models.CharField(
-        max_length=40, choices=CHOICES, default="claude_cli", help_text="What is executed and how its output is read."
+        max_length=40,
+        choices=CHOICES,
+        default="claude_cli",
+        help_text="What is executed and how its output is read.",
     )
     command = LinesField(
         words=True,
         validators=[rules.arguments],
-        help_text="For the Command runtime: program and arguments, one a line (or a JSON list). No shell reads it.",
+        help_text="For the Command runtime: program and arguments, one a line or a JSON list; no shell.",
     )
     model = models.CharField(
-        max_length=128, blank=True, validators=[rules.model], help_text="An alias like sonnet, or a full name."
+        max_length=128,
+        blank=True,
+        validators=[rules.model],
+        help_text="An alias like sonnet, or a full name.",
     )
     system_prompt = models.TextField(blank=True, validators=[rules.prompt], help_text="Standing orders.")
     system_prompt_mode = models.CharField(
-        max_length=10, choices=PromptMode, default=PromptMode.APPEND, help_text="Added to the agent's own, or instead."
+        max_length=10,
+        choices=PromptMode,
+        default=PromptMode.APPEND,
+        help_text="Added to the agent's own, or instead.",
     )
     default_prompt = models.TextField(
         blank=True, validators=[rules.prompt], help_text="Used when a run is started without a prompt."
     )
     permission_mode = models.CharField(
-        max_length=20, choices=Permission, default=Permission.ACCEPT_EDITS, help_text="What it may do unasked."
+        max_length=20,
+        choices=Permission,
+        default=Permission.ACCEPT_EDITS,
+        help_text="What it may do unasked.",
     )
     allowed_tools = LinesField(validators=[rules.tools], help_text="One a line, like Read or Bash(git *).")
     denied_tools = LinesField(validators=[rules.tools], help_text="One a line; wins over allowed.")
@@ -100,10 +112,14 @@ class Agent(models.Model):
         default=600, validators=[Between(1, DAY, write_seconds)], help_text="Longest silence, like 10m."
     )
     cancel_grace = SecondsField(
-        default=10, validators=[Between(0, 300, write_seconds)], help_text="From being asked to stop to being killed."
+        default=10,
+        validators=[Between(0, 300, write_seconds)],
+        help_text="From being asked to stop to being killed.",
     )
     exit_grace = SecondsField(
-        default=30, validators=[Between(1, 600, write_seconds)], help_text="From its result message to its end."
+        default=30,
+        validators=[Between(1, 600, write_seconds)],
+        help_text="From its result message to its end.",
     )
     output_limit = SizeField(
         default=100 * MB,
@@ -199,9 +215,7 @@ class DockerSettings(models.Model):
         validators=[Between(64 * MB, 64 * GB, human_size)],
         help_text="Memory, like 512m or 2g; no swap on top.",
     )
-    cpus = models.FloatField(
-        default=2.0, validators=[Between(0.1, 64)], help_text="Cores, like 1.5."
-    )
+    cpus = models.FloatField(default=2.0, validators=[Between(0.1, 64)], help_text="Cores, like 1.5.")
     pids_limit = models.PositiveIntegerField(
         default=512, validators=[Between(16, 4096)], help_text="Processes and threads."
     )
@@ -209,11 +223,17 @@ class DockerSettings(models.Model):
         max_length=21, blank=True, validators=[rules.user], help_text="uid:gid. Empty: herdweb's own choice."
     )
     workspace_mode = models.CharField(
-        max_length=2, choices=WorkspaceMode, default=WorkspaceMode.READ_WRITE, help_text="How /workspace is mounted."
+        max_length=2,
+        choices=WorkspaceMode,
+        default=WorkspaceMode.READ_WRITE,
+        help_text="How /workspace is mounted.",
     )
-    tmpfs = LinesField(validators=[rules.tmpfs], help_text="Memory file systems, one a line: /cache:size=64m.")
+    tmpfs = LinesField(
+        validators=[rules.tmpfs], help_text="Memory file systems, one a line: /cache:size=64m."
+    )
     mounts = LinesField(
-        validators=[rules.mounts], help_text="Host directories, one a line: /host:/container[:ro|rw]; read-only if unsaid."
+        validators=[rules.mounts],
+        help_text="Host directories, one a line: /host:/container[:ro|rw]; read-only if unsaid.",
     )
     env = PairsField(validators=[rules.env], help_text="NAME=value, one a line. Not for secrets.")
     labels = PairsField(validators=[rules.labels], help_text="name=value, one a line.")

@@ -6,7 +6,7 @@ Validators of the models, so that admin, pages and commands say the same.
 import os
 import re
 from collections.abc import Iterable
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
@@ -94,7 +94,9 @@ def tools(value: list[str]) -> None:
         raise ValidationError(f"At most {TOOLS_LIMIT} entries; there are {len(value)}.")
     for item in value:
         if not TOOL.fullmatch(item):
-            raise ValidationError(f"{item!r} is not a tool. Write one a line, like Read, Bash(git *) or mcp__x__*.")
+            raise ValidationError(
+                f"{item!r} is not a tool. Write one a line, like Read, Bash(git *) or mcp__x__*."
+            )
 
 
 def setting_sources(value: list[str]) -> None:
@@ -142,14 +144,16 @@ def host_directory(value: str) -> str:
 def working_directory(value: str) -> None:
     """A host directory that exists and may be worked in."""
     resolved = host_directory(value)
-    if not os.path.isdir(resolved):
+    if not Path(resolved).is_dir():
         raise ValidationError(f"{value} is not a directory on this host.")
 
 
 def image(value: str) -> None:
     """An image reference as Docker reads it."""
     if not IMAGE.fullmatch(value) or len(value) > 255:
-        raise ValidationError(f"{value!r} is not a valid image reference. Write it like herdweb/agent or name:tag.")
+        raise ValidationError(
+            f"{value!r} is not a valid image reference. Write it like herdweb/agent or name:tag."
+        )
 
 
 def user(value: str) -> None:
@@ -168,7 +172,9 @@ def tmpfs(value: list[str]) -> None:
     paths = [entry.partition(":")[0] for entry in value]
     for entry, path in zip(value, paths, strict=True):
         if not re.fullmatch(r"(/[A-Za-z0-9._-]+)+", path) or ".." in path.split("/"):
-            raise ValidationError(f"{entry!r} does not begin with an absolute path. Write it like /cache:size=64m.")
+            raise ValidationError(
+                f"{entry!r} does not begin with an absolute path. Write it like /cache:size=64m."
+            )
         if path != "/tmp":
             free_target(path)
         options = entry.partition(":")[2]
@@ -194,7 +200,9 @@ def mounts(value: list[str]) -> None:
     for entry in value:
         parts = entry.split(":")
         if len(parts) not in (2, 3):
-            raise ValidationError(f"{entry!r} is not of the form /host:/container[:ro]; a path cannot contain ':'.")
+            raise ValidationError(
+                f"{entry!r} is not of the form /host:/container[:ro]; a path cannot contain ':'."
+            )
         if len(parts) == 3 and parts[2] not in ("ro", "rw"):
             raise ValidationError(f"{entry!r}: the mode is ro or rw.")
         host_directory(parts[0])
@@ -223,7 +231,9 @@ def env(value: dict[str, str]) -> None:
     reserved = RESERVED_ENV | set(settings.HERDWEB_PASS_ENV)
     for name, text in value.items():
         if not ENV_NAME.fullmatch(name):
-            raise ValidationError(f"{name!r} is invalid as a variable's name: A-Z, a-z, 0-9 and _, no digit first.")
+            raise ValidationError(
+                f"{name!r} is invalid as a variable's name: A-Z, a-z, 0-9 and _, no digit first."
+            )
         if name.upper() in reserved or name.upper().startswith("HERDWEB_"):
             raise ValidationError(f"{name} is reserved by herdweb.")
         storable(text)
@@ -237,7 +247,9 @@ def labels(value: dict[str, str]) -> None:
         raise ValidationError(f"At most {LABELS_LIMIT} labels; there are {len(value)}.")
     for name, text in value.items():
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}", name):
-            raise ValidationError(f"{name!r} is not a label's name: A-Z, a-z, 0-9 . _ / -, a letter or digit first.")
+            raise ValidationError(
+                f"{name!r} is not a label's name: A-Z, a-z, 0-9 . _ / -, a letter or digit first."
+            )
         if name.startswith("herdweb."):
             raise ValidationError(f"{name}: the prefix herdweb. is reserved.")
         storable(text)

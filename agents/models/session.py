@@ -17,7 +17,9 @@ class Session(models.Model):
     home = models.CharField(max_length=255, help_text="Relative to the state directory.")
     working_directory = models.CharField(max_length=1000, help_text="As the agent saw it.")
     title = models.CharField(max_length=200, blank=True)
-    forked_from = models.ForeignKey("self", null=True, blank=True, on_delete=models.SET_NULL, related_name="forks")
+    forked_from = models.ForeignKey(
+        "self", null=True, blank=True, on_delete=models.SET_NULL, related_name="forks"
+    )
     turns = models.PositiveIntegerField(default=0)
     cost_usd = models.FloatField(default=0)
     input_tokens = models.BigIntegerField(default=0)

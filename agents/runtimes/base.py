@@ -7,12 +7,12 @@ host, and the container runner replaces only this part. `execute(request)` puts 
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from agents.runtimes.host import HostProcess
 from agents.runtimes.types import (
+    FROM_THE_START,
     Command,
     Exit,
     Line,
@@ -26,7 +26,7 @@ from agents.runtimes.types import (
     Request,
     Result,
     RunError,
-    Status,
+    Stream,
 )
 
 # Exit codes by which shells and engines say that the program could not be executed at all.
@@ -83,14 +83,16 @@ class Runtime(ABC):
         """
         raise RunError(f"{self.label} takes no input while it runs.")
 
-    def lines(self, command: Command, since: Offsets = Offsets()) -> Iterator[list[Output]]:
+    def lines(self, command: Command, since: Offsets = FROM_THE_START) -> Iterator[list[Output]]:
         """Execute on the host and yield what came since the last time, an empty list in silence.
 
         Ends after one `Exit`. A process on the host cannot be taken over from a dead worker.
         Raises RunError when the program cannot be started.
         """
         if command.request.adopt:
-            yield [Exit(code=None, note="Its worker died, and a run outside a container dies with its worker.")]
+            yield [
+                Exit(code=None, note="Its worker died, and a run outside a container dies with its worker.")
+            ]
             return
         self._process = HostProcess(command)
         yield from self._process.lines()
@@ -100,24 +102,16 @@ class Runtime(ABC):
         if self._process:
             self._process.stop(grace)
 
-    def execute(self, request: Request, since: Offsets = Offsets()) -> Iterator[list[Report]]:
+    def execute(self, request: Request, since: Offsets = FROM_THE_START) -> Iterator[list[Report]]:
         """Run the agent; yield batches of what happened, at least five a second, some of them empty.
 
         Lines come as `Parsed`, with the byte offset in the plain stream at which they begin;
         `since` says how much of each stream is known already. The last report is an `Exit`.
         Known secret values are masked, byte for byte, before anything sees the line.
         """
-        mask = masker(request.secrets)
-        offsets = since
+        reader = Reader(self.parse, Mask(request.secrets), since)
         for outputs in self.lines(self.command(request), since):
-            reports: list[Report] = []
-            for output in outputs:
-                if isinstance(output, Line):
-                    reports.append(self._read(output, offsets, mask))
-                    offsets = offsets.after(output)
-                else:
-                    reports.append(output)
-            yield reports
+            yield [reader.read(output) for output in outputs]
 
     def outcome(self, end: Exit, result: Result | None) -> Outcome:
         """Judge an agent that ended by itself, from the engine's facts *and* its result message."""
@@ -126,11 +120,25 @@ class Runtime(ABC):
             return Outcome(ok=False, reason=with_claim(failure, result))
         return claimed_outcome(result, self.expects_result)
 
-    def _read(self, line: Line, offsets: Offsets, mask: "Mask") -> Parsed:
-        raw = mask(line.raw)
+
+class Reader:
+    """Turns lines into parsed ones and counts where each begins."""
+
+    def __init__(self, parse: Callable[[str], list[Message]], mask: "Mask", since: Offsets) -> None:
+        self.parse = parse
+        self.mask = mask
+        self.offsets: dict[Stream, int] = {"stdout": since.stdout, "stderr": since.stderr}
+
+    def read(self, output: Output) -> Report:
+        """A line masked and parsed; what is none passes."""
+        if not isinstance(output, Line):
+            return output
+        raw, stream = self.mask(output.raw), output.stream
         text = readable(raw)
-        messages = self.parse(text) if line.stream == "stdout" else [Message("stderr", text)]
-        return Parsed(replace(line, raw=raw), offsets.of(line.stream), tuple(messages))
+        messages = self.parse(text) if stream == "stdout" else [Message("stderr", text)]
+        offset = self.offsets[stream]
+        self.offsets[stream] = offset + len(raw)
+        return Parsed(Line(stream, raw), offset, tuple(messages))
 
 
 class Mask:
@@ -147,11 +155,6 @@ class Mask:
             if form in raw:
                 raw = raw.replace(form, b"*" * len(form))
         return raw
-
-
-def masker(secrets: Mapping[str, str]) -> Mask:
-    """The mask for these secrets."""
-    return Mask(secrets)
 
 
 def spellings(value: str) -> set[bytes]:
@@ -202,5 +205,3 @@ def human_size(size: int) -> str:
         if size >= factor:
             return f"{size / factor:.4g} {unit}"
     return f"{size} bytes"
-
-

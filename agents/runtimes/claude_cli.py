@@ -81,7 +81,9 @@ def file_flags(request: Request) -> Iterator[str]:
     """Flags that point to the files of `files`."""
     agent, folder = request.agent, request.paths.run
     if agent.system_prompt:
-        flag = "--system-prompt-file" if agent.system_prompt_mode == "replace" else "--append-system-prompt-file"
+        flag = (
+            "--system-prompt-file" if agent.system_prompt_mode == "replace" else "--append-system-prompt-file"
+        )
         yield f"{flag}={folder}/system-prompt"
     if agent.mcp_servers:
         yield f"--mcp-config={folder}/mcp.json"

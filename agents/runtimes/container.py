@@ -15,17 +15,18 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import docker
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.models.containers import Container
 from docker.types import LogConfig, Mount, Ulimit
 from requests.exceptions import RequestException
 
+import docker
 from agents.runtimes.base import Runtime
 from agents.runtimes.host import write_files
 from agents.runtimes.layout import give
 from agents.runtimes.stream import Collector
 from agents.runtimes.types import (
+    FROM_THE_START,
     Command,
     ContainerFacts,
     DockerConfig,
@@ -121,17 +122,18 @@ class ContainerRunner(Runtime):
         """As the wrapped runtime says."""
         return self.runtime.outcome(end, result)
 
-    def lines(self, command: Command, since: Offsets = Offsets()) -> Iterator[list[Output]]:
+    def lines(self, command: Command, since: Offsets = FROM_THE_START) -> Iterator[list[Output]]:
         """Create or adopt the run's container, read it from `since`, yield its `Exit`, remove it.
 
         The container is removed only after the caller has taken the `Exit`, so that the exit code
         is never lost between the two. A caller that stops iterating leaves the container alone.
         """
-        container = obtain(connect(self.host), command, self.host, self.state_dir)
+        client = connect(self.host)
+        container = obtain(client, command, self.host, self.state_dir)
         if container is None:
             yield [Exit(code=None, note=VANISHED)]
             return
-        life = self._life = Life(container, self.host, since)
+        life = self._life = Life(client, container, self.host, since)
         if life.fresh:
             prepare(command, self.host)
         yield [Status(f"Container {container.name} {life.found}.", container=facts(container))]
@@ -160,9 +162,11 @@ class ContainerRunner(Runtime):
 class Life:
     """A container from the first look to its end: read, awaited and stopped by threads."""
 
-    def __init__(self, container: Container, host: Host, since: Offsets) -> None:
+    def __init__(self, client: docker.DockerClient, container: Container, host: Host, since: Offsets) -> None:
         self.container = container
         self.host = host
+        self.api: Any = client.api
+        self.engine_id = str(container.id)
         self.fresh = container.status == "created"
         self.found = "created" if self.fresh else f"found {container.status}"
         self.collector = Collector()
@@ -222,16 +226,20 @@ class Life:
             raise RunError(f"The container could not be started: {error.explanation or error}") from error
 
     def _attach(self) -> None:
-        stream = self.container.client.api.attach(
-            self.container.id, stdout=True, stderr=True, stream=True, logs=False, demux=True
+        stream = self.api.attach(
+            self.engine_id, stdout=True, stderr=True, stream=True, logs=False, demux=True
         )
         self._read(stream, self._carry_both)
 
     def _replay(self, follow: bool) -> None:
         """Read the engine's log from the byte that comes next in each stream."""
         for name in ("stdout", "stderr"):
-            stream = self.container.client.api.logs(
-                self.container.id, stdout=name == "stdout", stderr=name == "stderr", stream=True, follow=follow
+            stream = self.api.logs(
+                self.engine_id,
+                stdout=name == "stdout",
+                stderr=name == "stderr",
+                stream=True,
+                follow=follow,
             )
             self._read(stream, self._carry_one, name)
 
@@ -290,7 +298,7 @@ class Life:
     def _wait(self) -> None:
         while not self.left.is_set():
             try:
-                self.container.client.api.wait(self.container.id, timeout=60)
+                self.api.wait(self.engine_id, timeout=60)
                 break
             except NotFound:
                 break
@@ -323,13 +331,15 @@ class Life:
 
     def _stop(self, grace: float) -> None:
         while not self.ended.is_set() and not self.left.is_set():
-            try:
-                connect(self.host).containers.get(str(self.container.name)).stop(timeout=max(0, round(grace)))
-                return
-            except NotFound:
-                return
-            except (*ENGINE_ERRORS, RunError):
-                self.left.wait(RETRY_SECONDS)
+            with suppress(*ENGINE_ERRORS, RunError):
+                self._stop_once(grace)
+                break
+            self.left.wait(RETRY_SECONDS)
+
+    def _stop_once(self, grace: float) -> None:
+        """By a client of its own, because stopping takes as long as the grace."""
+        with suppress(NotFound):
+            connect(self.host).containers.get(str(self.container.name)).stop(timeout=max(0, round(grace)))
 
     def _close_streams(self) -> None:
         """Close each stream and the response under it, which the SDK leaves to the collector."""
@@ -353,9 +363,7 @@ def connect(host: Host) -> docker.DockerClient:
         ) from error
 
 
-def obtain(
-    client: docker.DockerClient, command: Command, host: Host, state_dir: Path
-) -> Container | None:
+def obtain(client: docker.DockerClient, command: Command, host: Host, state_dir: Path) -> Container | None:
     """The run's container: created, or found by its name when somebody was faster.
 
     None when there is none and none may be created, because the agent ran already.

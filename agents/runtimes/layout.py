@@ -1,9 +1,9 @@
 """Where things lie in the state directory, and who may enter them.
 
-    docker-sessions/<agent>/<session>/   the home of one session, mounted alone
-    workspaces/<agent>/                  what the agent works on
-    runs/<run>/output.jsonl, stderr.log  what it printed, byte for byte
-    runs/<run>/in/                       what it was given: prompt, start script
+docker-sessions/<agent>/<session>/   the home of one session, mounted alone
+workspaces/<agent>/                  what the agent works on
+runs/<run>/output.jsonl, stderr.log  what it printed, byte for byte
+runs/<run>/in/                       what it was given: prompt, start script
 """
 
 import os

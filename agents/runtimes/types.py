@@ -1,14 +1,12 @@
 """The values that cross the border of the runtimes: plain, frozen, without Django."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any, Literal
 
 Stream = Literal["stdout", "stderr"]
-Kind = Literal[
-    "status", "system", "text", "thinking", "tool_use", "tool_result", "stderr", "result", "error"
-]
+Kind = Literal["status", "system", "text", "thinking", "tool_use", "tool_result", "stderr", "result", "error"]
 
 
 class RunError(Exception):
@@ -141,13 +139,8 @@ class Offsets:
     stdout: int = 0
     stderr: int = 0
 
-    def of(self, stream: Stream) -> int:
-        """The offset in one stream."""
-        return self.stdout if stream == "stdout" else self.stderr
 
-    def after(self, line: "Line") -> "Offsets":
-        """The offsets once a line has been dealt with."""
-        return replace(self, **{line.stream: self.of(line.stream) + len(line.raw)})
+FROM_THE_START = Offsets()
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,5 +236,3 @@ class Outcome:
     ok: bool
     reason: str
     suspect: bool = False
-
-
