@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from hashlib import sha256, sha512
 from pathlib import Path
+from subprocess import PIPE, STDOUT
 
 from agents.runtimes.image import Image, Images
 from agents.runtimes.types import RunError
@@ -64,18 +65,21 @@ class Built:
 
 
 def ensure(images: Images, name: str, say: Say, *, force: bool = False, recipe: Path = RECIPE) -> Built:
-    """Build the image unless it is there and of this recipe; raises RunError with the remedy.
-
-    An image of this name that carries none of our labels is the operator's own and left alone.
-    """
-    found = images.find(name)
-    if found and not force and found.labels.get(RECIPE_LABEL) in (None, digest(recipe)):
+    """Build the image unless it is there and of this recipe; raises RunError with the remedy."""
+    found = None if force else current(images, name, recipe)
+    if found:
         return report(name, found, built=False)
     build(images, name, say, recipe, fresh=force)
     made = images.find(name)
     if made is None:
         raise RunError(f"The engine has built {name} but does not have it.")
     return report(name, made, built=True)
+
+
+def current(images: Images, name: str, recipe: Path = RECIPE) -> Image | None:
+    """The image, if it is of this recipe, or carries none of our labels: then it is the operator's."""
+    found = images.find(name)
+    return found if found and found.labels.get(RECIPE_LABEL) in (None, digest(recipe)) else None
 
 
 def report(name: str, image: Image, *, built: bool) -> Built:
@@ -112,7 +116,8 @@ def pin(recipe: Path, architecture: str) -> Pin:
 
 def digest(recipe: Path) -> str:
     """Changes with everything that decides what the image holds."""
-    return sha256(b"".join((recipe / file).read_bytes() for file in ("Dockerfile", "claude-code.json"))).hexdigest()
+    files = (recipe / "Dockerfile", recipe / "claude-code.json")
+    return sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def labels(wanted: Pin, recipe: Path) -> dict[str, str]:
@@ -197,10 +202,13 @@ def make_base(images: Images) -> None:
 def shell(command: list[str]) -> None:
     """Execute one step of making the base; raises RunError with the end of what it said."""
     try:
-        subprocess.run(command, check=True, capture_output=True, text=True, timeout=DEBOOTSTRAP_LIMIT)
-    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-        said = f"{error.stdout or ''}{error.stderr or ''}"[-1500:]
-        raise RunError(f"{command[0]} failed, so there is no base image: {error}\n{said}") from error
+        done = subprocess.run(
+            command, check=False, stdout=PIPE, stderr=STDOUT, text=True, timeout=DEBOOTSTRAP_LIMIT
+        )
+    except subprocess.TimeoutExpired as error:
+        raise RunError(f"No base image: {error}") from error
+    if done.returncode:
+        raise RunError(f"No base image: {command[0]} failed.\n{done.stdout[-1500:]}")
 
 
 def add_security_updates(sources: Path) -> None:
@@ -212,4 +220,5 @@ def add_security_updates(sources: Path) -> None:
 def leave_out_documentation(configuration: Path) -> None:
     """Keep what is installed later as slim as the base."""
     paths = ("doc", "man", "info", "locale")
-    configuration.write_text("".join(f"path-exclude /usr/share/{path}/*\n" for path in paths))
+    excluded = "".join(f"path-exclude /usr/share/{path}/*\n" for path in paths)
+    configuration.write_text(f"{excluded}path-include /usr/share/doc/*/copyright\n")

@@ -1,0 +1,57 @@
+"""The ticker: every second what is due, every ten seconds what was left behind."""
+
+import logging
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from django.core.management.base import BaseCommand
+from django.db import DatabaseError, close_old_connections
+
+from agents import jobs
+
+logger = logging.getLogger(__name__)
+
+TICK_SECONDS = 1
+
+
+class Command(BaseCommand):
+    """Any number may run at once: what they call is idempotent."""
+
+    help = "Starts what is due and repairs what was left behind, until it is told to end."
+
+    def handle(self, *arguments: Any, **options: Any) -> None:
+        """Sweep in a thread, so that an engine that hangs does not keep runs from starting."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: sys.exit(0))
+        seconds = jobs.SWEEP_EVERY.total_seconds()
+        threading.Thread(target=every, args=(seconds, jobs.sweep), daemon=True).start()
+        every(TICK_SECONDS, jobs.tick)
+
+
+def every(seconds: float, work: Callable[[], None]) -> None:
+    """Do the work for ever, whatever happens to it."""
+    complaint = ""
+    while True:
+        complaint = attempt(work, complaint)
+        close_old_connections()
+        time.sleep(seconds)
+
+
+def attempt(work: Callable[[], None], before: str) -> str:
+    """Do the work once; the same complaint as before is not logged again."""
+    try:
+        work()
+    except DatabaseError as error:
+        complaint = f"The database is away or refuses: {error}"
+        if complaint != before:
+            logger.warning(complaint)
+        return complaint
+    except Exception as error:
+        if repr(error) != before:
+            logger.exception("The ticker goes on after a mistake of ours.")
+        return repr(error)
+    return ""
