@@ -4,12 +4,72 @@ from typing import Any
 
 from django import forms
 from django.core.exceptions import ValidationError
+from django.core.validators import ProhibitNullCharactersValidator
 
 from agents import sessions
 from agents.models import Agent, DockerSettings, Session, rules
+from agents.models.fields import Between, JSONFormField, write_seconds
+
+TRUE, FALSE = ("true", "on", "yes", "1"), ("false", "off", "no", "0", "")
 
 
-class AgentForm(forms.ModelForm[Agent]):
+class Switch(forms.CheckboxInput):
+    """A check box that passes on what was typed instead of taking any word for yes."""
+
+    def value_from_datadict(self, data: Any, files: Any, name: str) -> Any:
+        """The text; a box that was not ticked sends none."""
+        return data.get(name, False)
+
+
+class SwitchField(forms.BooleanField):
+    """Yes or no, in the words that people use."""
+
+    widget = Switch
+
+    def to_python(self, value: Any) -> bool:
+        """Refuse any other word."""
+        word = str(value).strip().lower()
+        if word not in TRUE + FALSE:
+            raise ValidationError("Must be true or false (on, off, yes, no, 1 and 0 will do).")
+        return word in TRUE
+
+    def has_changed(self, initial: Any, data: Any) -> bool:
+        """A word that means nothing is a change, which validation then refuses."""
+        try:
+            return self.to_python(initial or False) != self.to_python(data or False)
+        except ValidationError:
+            return True
+
+
+class RowForm(forms.ModelForm):  # type: ignore[type-arg]
+    """A row's form whose refusals say what is allowed, whatever was typed."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        for name, field in self.fields.items():
+            teach(field, self._meta.model._meta.get_field(name).validators)
+
+
+def teach(field: forms.Field, rows: list[Any]) -> None:
+    """Have a field refuse in our words: the range, the choices, where a bad character is.
+
+    `rows` are the validators of the model's field, which judge after the form's own.
+    """
+    between = next((each for each in rows if isinstance(each, Between)), None)
+    if between:
+        field.validators = [between]
+        field.error_messages |= {"invalid": str(between), "required": str(between)}
+    elif isinstance(field, forms.IntegerField) or any(each.__module__ == rules.__name__ for each in rows):
+        field.validators = []
+    else:
+        ours = [each for each in field.validators if not isinstance(each, ProhibitNullCharactersValidator)]
+        field.validators = [*ours, rules.storable] if isinstance(field, forms.CharField) else ours
+    if isinstance(field, forms.ChoiceField):
+        allowed = ", ".join(str(value) for value, _ in field.choices if value)
+        field.error_messages["invalid_choice"] = f"%(value)s is not allowed. Choose: {allowed}."
+
+
+class AgentForm(RowForm):
     """Every field of an agent; the name is fixed once it has one."""
 
     class Meta:
@@ -20,6 +80,8 @@ class AgentForm(forms.ModelForm[Agent]):
             "max_turns", "mcp_servers", "setting_sources", "working_directory", "time_limit", "idle_limit",
             "cancel_grace", "exit_grace", "output_limit", "max_concurrent",
         ]  # fmt: skip
+        field_classes = {"enabled": SwitchField, "mcp_servers": JSONFormField}
+        error_messages = {"name": {"required": "Name is required."}}
 
     def clean_name(self) -> str:
         """Refuse to rename: directories, labels and containers carry the name."""
@@ -28,8 +90,24 @@ class AgentForm(forms.ModelForm[Agent]):
             raise ValidationError("The name of an agent cannot be changed.")
         return name
 
+    def clean(self) -> dict[str, Any]:
+        """Rules between fields; a limit below an untouched default is no contradiction."""
+        data = super().clean() or {}
+        grace, limit = data.get("cancel_grace"), data.get("time_limit")
+        if "cancel_grace" in self.changed_data and grace is not None and limit and grace > limit:
+            self.add_error("cancel_grace", f"Must not be longer than the time limit, {write_seconds(limit)}.")
+        self._refuse_other_case()
+        return data
 
-class DockerSettingsForm(forms.ModelForm[DockerSettings]):
+    def _refuse_other_case(self) -> None:
+        """Say that a name is taken, also when it could not be one for its capitals."""
+        name = str(self.data.get(self.add_prefix("name"), "")).strip()
+        other = name.lower() if name != name.lower() and rules.NAME.fullmatch(name.lower()) else None
+        if other and Agent.objects.filter(name=other).exists():
+            self.add_error("name", "This name is already used (names are compared without case).")
+
+
+class DockerSettingsForm(RowForm):
     """Every field of an agent's Docker settings."""
 
     class Meta:
@@ -38,6 +116,19 @@ class DockerSettingsForm(forms.ModelForm[DockerSettings]):
             "enabled", "image", "network", "memory", "cpus", "pids_limit", "user", "workspace_mode", "tmpfs",
             "mounts", "env", "labels",
         ]  # fmt: skip
+        field_classes = {"enabled": SwitchField}
+        error_messages = {
+            "image": {"required": "An empty text is not a valid image reference. Write it like name:tag."}
+        }
+
+    def clean(self) -> dict[str, Any]:
+        """Two things cannot be mounted in the same place."""
+        data = super().clean() or {}
+        taken = {entry.partition(":")[0] for entry in data.get("tmpfs") or []}
+        doubles = sorted(taken & {entry.split(":")[1] for entry in data.get("mounts") or [] if ":" in entry})
+        if doubles:
+            self.add_error("mounts", f"{', '.join(doubles)} is used twice: here and in tmpfs.")
+        return data
 
 
 class PromptField(forms.CharField):
@@ -83,13 +174,15 @@ class RunForm(forms.Form):
         try:
             return Session.objects.get(public_id=text, agent=self.agent)
         except (Session.DoesNotExist, ValidationError):
-            raise ValidationError("There is no such session of this agent.") from None
+            raise ValidationError("Not found: this agent has no such session.") from None
 
     def clean(self) -> dict[str, Any]:
         """Whether the agent may start, and the session go on."""
         data = super().clean() or {}
         if not self.agent.enabled:
-            raise ValidationError(f"The agent {self.agent} is switched off. Switch it on in its configuration.")
+            raise ValidationError(
+                f"The agent {self.agent} is switched off. Switch it on in its configuration."
+            )
         mode, session = data.get("mode") or self.NEW, data.get("session")
         if mode != self.NEW and not session and "session" not in self.errors:
             self.add_error("session", "Choose the session.")

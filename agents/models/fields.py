@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from django import forms
@@ -12,24 +13,28 @@ from django.db import models
 from django.utils.deconstruct import deconstructible
 
 UNITS = {"": 1, "b": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
+SHOWN = 60
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def shown(text: str) -> str:
+    """What was typed, as an error repeats it."""
+    return repr(text if len(text) <= SHOWN else f"{text[:SHOWN]}…")
 
 
 def parse_size(text: str) -> int:
     """Bytes from `512m`, `2g`, `1.5 GB`; the units are those of Docker, 1024 to the next."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?", text.strip().lower())
+    match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,6})?)\s*([kmgt]?)i?b?", text.strip().lower())
     if not match:
-        raise ValidationError("%(text)s is not a size. Write it like 512m or 2g.", params={"text": text})
+        raise ValidationError(f"{shown(text)} is not a size. Write it like 512m or 2g.")
     return int(float(match[1]) * UNITS[match[2]])
 
 
 def parse_seconds(text: str) -> int:
     """Seconds from `30s`, `5m`, `2h`, `1d`, or a bare number of seconds."""
-    match = re.fullmatch(r"(\d{1,9})\s*([smhd]?)", text.strip().lower())
+    match = re.fullmatch(r"([0-9]{1,9})\s*([smhd]?)", text.strip().lower())
     if not match:
-        raise ValidationError(
-            "%(text)s is not a duration. Write it like 30s, 5m, 2h or 1d.", params={"text": text}
-        )
+        raise ValidationError(f"{shown(text)} is not a duration. Write it like 30s, 5m, 2h or 1d.")
     return int(match[1]) * SECONDS[match[2] or "s"]
 
 
@@ -58,7 +63,13 @@ class Written(forms.CharField):
     def to_python(self, value: Any) -> Any:
         """The number, or an error that shows how to write it."""
         text = super().to_python(value)
-        return type(self).parse(text) if text else None
+        try:
+            return type(self).parse(text) if text else None
+        except ValidationError as error:
+            # A form says the range there, so that one refusal is enough to get it right.
+            raise ValidationError(
+                [*error.messages, *filter(None, [self.error_messages.get("invalid")])]
+            ) from error
 
     def prepare_value(self, value: Any) -> Any:
         """The number as people write it; what was typed comes back as it was."""
@@ -91,9 +102,7 @@ class LinesFormField(forms.CharField):
 
     def to_python(self, value: Any) -> Any:
         """A list of strings."""
-        if isinstance(value, list):
-            return value
-        text = super().to_python(value)
+        text = super().to_python(json.dumps(value) if isinstance(value, list) else value)
         if text.lstrip().startswith("["):
             return strings(text)
         lines = [line for line in text.splitlines() if line.strip()]
@@ -103,10 +112,7 @@ class LinesFormField(forms.CharField):
         """One item a line; as JSON where that would not read back the same."""
         if not isinstance(value, list):
             return value
-        ambiguous = any("\n" in item or item != item.strip() or not item for item in value)
-        shell = self.words and len(value) == 1 and value != shlex.split(value[0])
-        bracket = bool(value) and value[0].startswith("[")
-        return json.dumps(value) if ambiguous or shell or bracket else "\n".join(value)
+        return written(self, "\n".join(map(str, value)), value)
 
 
 class PairsFormField(forms.CharField):
@@ -120,9 +126,7 @@ class PairsFormField(forms.CharField):
 
     def to_python(self, value: Any) -> Any:
         """A map of strings to strings."""
-        if isinstance(value, dict):
-            return value
-        text = super().to_python(value)
+        text = super().to_python(json.dumps(value) if isinstance(value, dict) else value)
         if text.lstrip().startswith("{"):
             return string_map(text)
         return dict(pair(line) for line in text.splitlines() if line.strip())
@@ -131,9 +135,28 @@ class PairsFormField(forms.CharField):
         """One pair a line; as JSON where that would not read back the same."""
         if not isinstance(value, dict):
             return value
-        if any("\n" in item or item != item.strip() for item in value.values()):
-            return json.dumps(value)
-        return "\n".join(f"{name}={item}" for name, item in value.items())
+        return written(self, "\n".join(f"{name}={item}" for name, item in value.items()), value)
+
+
+class JSONFormField(forms.JSONField):
+    """JSON of any kind; empty means an empty object, and no text is too strange to be refused."""
+
+    def to_python(self, value: Any) -> Any:
+        """What the text says."""
+        found = load_json(value) if isinstance(value, str) and value.strip() else value
+        return {} if found in (None, "") or (isinstance(found, str) and not found.strip()) else found
+
+    def bound_data(self, data: Any, initial: Any) -> Any:
+        """What was typed, as it was typed."""
+        return data if data is None else forms.fields.InvalidJSONInput(data)
+
+
+def written(field: forms.Field, text: str, value: object) -> str:
+    """The text if it reads back as the value; its JSON, which always does, if not."""
+    with suppress(ValidationError):
+        if field.to_python(text) == value:
+            return text
+    return json.dumps(value)
 
 
 def split_words(line: str) -> list[str]:
@@ -141,15 +164,21 @@ def split_words(line: str) -> list[str]:
     try:
         return shlex.split(line)
     except ValueError as error:
-        raise ValidationError("A quote is not closed in: %(line)s", params={"line": line}) from error
+        raise ValidationError(f"A quote is not closed in {shown(line)}.") from error
+
+
+def load_json(text: str) -> Any:
+    """The value of a JSON text, or an error of one line."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        reason = "it is nested too deep" if isinstance(error, RecursionError) else error
+        raise ValidationError(f"This is not valid JSON: {reason}.") from error
 
 
 def strings(text: str) -> list[str]:
     """A JSON list of strings."""
-    try:
-        items = json.loads(text)
-    except ValueError as error:
-        raise ValidationError("This is not valid JSON: %(error)s", params={"error": error}) from error
+    items = load_json(text)
     if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
         raise ValidationError("A JSON list here may hold strings only.")
     return items
@@ -157,10 +186,7 @@ def strings(text: str) -> list[str]:
 
 def string_map(text: str) -> dict[str, str]:
     """A JSON object with strings as values."""
-    try:
-        items = json.loads(text)
-    except ValueError as error:
-        raise ValidationError("This is not valid JSON: %(error)s", params={"error": error}) from error
+    items = load_json(text)
     if not isinstance(items, dict) or not all(isinstance(item, str) for item in items.values()):
         raise ValidationError("A JSON object here may hold strings only.")
     return items
@@ -170,7 +196,7 @@ def pair(line: str) -> tuple[str, str]:
     """NAME=value."""
     name, equals, value = line.strip().partition("=")
     if not equals:
-        raise ValidationError("%(line)s is not of the form NAME=value.", params={"line": line.strip()})
+        raise ValidationError(f"{shown(line.strip())} is not of the form NAME=value.")
     return name, value
 
 
@@ -221,10 +247,13 @@ class Between:
     def __init__(self, low: float, high: float, write: Callable[[Any], str] = str) -> None:
         self.low, self.high, self.write = low, high, write
 
+    def __str__(self) -> str:
+        return f"Must be between {self.write(self.low)} and {self.write(self.high)}."
+
     def __call__(self, value: float) -> None:
         """Refuse what lies outside, NaN included."""
         if not self.low <= value <= self.high:
-            raise ValidationError(f"Must be between {self.write(self.low)} and {self.write(self.high)}.")
+            raise ValidationError(str(self))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Between) and vars(self) == vars(other)

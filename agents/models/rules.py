@@ -3,9 +3,12 @@
 Validators of the models, so that admin, pages and commands say the same.
 """
 
+import json
+import math
 import os
+import posixpath
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from pathlib import Path, PurePosixPath
 
 from django.conf import settings
@@ -13,20 +16,24 @@ from django.core.exceptions import ValidationError
 
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:\[\]/@-]{0,127}")
-TOOL = re.compile(r"[A-Za-z_*][A-Za-z0-9_*-]{0,127}(\([^()\n]{1,500}\))?")
+TOOL = re.compile(r"[A-Za-z_*][A-Za-z0-9_*-]{0,127}(\([^()\x00-\x1f\x7f\ud800-\udfff]{1,500}\))?")
 ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 REPOSITORY = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
-REGISTRY = r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?(?::\d{1,5})?/)?"
+# Without a dot, a port or this very name, Docker takes the first part for a folder of its hub.
+REGISTRY = r"(?:(?=localhost/|[^/]*[.:])[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?(?::[0-9]{1,5})?/)?"
 IMAGE = re.compile(
     rf"{REGISTRY}{REPOSITORY}(?:/{REPOSITORY})*(?::[A-Za-z0-9_][A-Za-z0-9_.-]{{0,127}})?(?:@sha256:[0-9a-f]{{64}})?"
 )
-USER = re.compile(r"(\d{1,10}):(\d{1,10})")
-TMPFS_OPTION = re.compile(r"(rw|ro|exec|noexec|nosuid|nodev|size=([1-9]\d*)([kmg]?)|mode=[01]?[0-7]{3})")
+USER = re.compile(r"([0-9]{1,10}):([0-9]{1,10})")
+TMPFS_OPTION = re.compile(
+    r"(rw|ro|exec|noexec|nosuid|nodev|size=([1-9][0-9]{0,14})([kmg]?)|mode=[01]?[0-7]{3})"
+)
 
 PROMPT_LIMIT = 1024**2
 VALUE_LIMIT = 32 * 1024
-TOOLS_LIMIT = 200
-LABELS_LIMIT = 32
+ARGUMENT_LIMIT = 128 * 1024
+ARGUMENTS_LIMIT, TOOLS_LIMIT, VARIABLES_LIMIT, LABELS_LIMIT, MOUNTS_LIMIT = 1000, 200, 200, 32, 32
+JSON_LIMIT, JSON_DEPTH = 256 * 1024, 20
 LARGEST_ID = 2**31 - 1
 TMPFS_LIMIT = 16 * 1024**3
 RESERVED_ENV = {
@@ -35,9 +42,11 @@ RESERVED_ENV = {
 }  # fmt: skip
 RESERVED_TARGETS = (
     "/", "/proc", "/sys", "/dev", "/etc", "/usr", "/bin", "/sbin", "/lib", "/lib64", "/tmp", "/run",
-    "/home/agent", "/workspace",
+    "/home", "/home/agent", "/workspace",
 )  # fmt: skip
-MAY_HOLD_MOUNTS = {"/workspace", "/home/agent"}
+MAY_HOLD_MOUNTS = {"/workspace", "/home", "/home/agent"}
+# Whatever the allowed roots: the kernel's own files, and the engine's socket.
+NEVER_MOUNTED = ("/proc", "/sys", "/dev", "/run")
 
 
 def agent_name(value: str) -> None:
@@ -80,9 +89,10 @@ def model(value: str) -> None:
 
 def arguments(value: list[str]) -> None:
     """An argument list that an operating system accepts."""
+    at_most(ARGUMENTS_LIMIT, value)
     for item in value:
         storable(item)
-        if len(item.encode()) >= 128 * 1024:
+        if len(item.encode()) >= ARGUMENT_LIMIT:
             raise ValidationError("One argument may have at most 128 KB. Give longer texts as the prompt.")
     if value and not value[0].strip():
         raise ValidationError("The first item must be the program.")
@@ -90,8 +100,7 @@ def arguments(value: list[str]) -> None:
 
 def tools(value: list[str]) -> None:
     """Names of tools, with a pattern in brackets where wanted."""
-    if len(value) > TOOLS_LIMIT:
-        raise ValidationError(f"At most {TOOLS_LIMIT} entries; there are {len(value)}.")
+    at_most(TOOLS_LIMIT, value)
     for item in value:
         if not TOOL.fullmatch(item):
             raise ValidationError(
@@ -106,13 +115,35 @@ def setting_sources(value: list[str]) -> None:
 
 def refuse_others(value: Iterable[str], allowed: Iterable[str]) -> None:
     """Only these."""
-    others = [item for item in value if item not in allowed]
+    others = [repr(item) for item in value if item not in allowed]
     if others:
         raise ValidationError(f"{', '.join(others)} is not allowed. Choose from: {', '.join(allowed)}.")
 
 
+def at_most(limit: int, value: Sized, what: str = "entries") -> None:
+    """No more than that."""
+    if len(value) > limit:
+        raise ValidationError(f"At most {limit} {what}; there are {len(value)}.")
+
+
+def plain_json(value: object, depth: int = JSON_DEPTH) -> None:
+    """JSON that every database takes: no NUL, no half character, no NaN, not endlessly deep."""
+    if depth < 0:
+        raise ValidationError(f"This JSON is nested deeper than {JSON_DEPTH} levels.")
+    if isinstance(value, str):
+        storable(value)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValidationError("JSON has no NaN and no infinite numbers.")
+    elif isinstance(value, list | dict):
+        for item in value if isinstance(value, list) else [*value, *value.values()]:
+            plain_json(item, depth - 1)
+
+
 def mcp_servers(value: object) -> None:
     """A JSON object: a name, and what starts or reaches the server."""
+    plain_json(value)
+    if len(json.dumps(value)) > JSON_LIMIT:
+        raise ValidationError(f"This JSON is longer than {JSON_LIMIT // 1024} KB.")
     if not isinstance(value, dict) or not all(isinstance(item, dict) for item in value.values()):
         raise ValidationError('A JSON object is expected, like {"name": {"command": "server", "args": []}}.')
     for name, server in value.items():
@@ -126,19 +157,25 @@ def host_directory(value: str) -> str:
     """A directory of the host below the allowed roots; what it resolves to, links followed."""
     roots = settings.HERDWEB_MOUNT_ROOTS
     allowed = f"Allowed roots: {', '.join(roots)}." if roots else "No root is allowed (HERDWEB_MOUNT_ROOTS)."
-    if not value.startswith("/") or "\n" in value or "\x00" in value:
+    storable(value)
+    if not value.startswith("/") or not value.isprintable():
         raise ValidationError(f"{value!r} is not an absolute path. {allowed}")
     if ":" in value:
-        raise ValidationError(f"{value} cannot be mounted: a path with ':' is ambiguous.")
+        raise ValidationError(f"{value} cannot be used: a path cannot contain ':'.")
     resolved = os.path.realpath(value)
+    where = f" (it resolves outside, to {resolved})" if resolved != value else ""
     if not any(PurePosixPath(resolved).is_relative_to(root) for root in roots):
-        where = f" (it resolves to {resolved})" if resolved != value else ""
         raise ValidationError(f"{value} is outside the allowed roots{where}. {allowed}")
-    if PurePosixPath(settings.HERDWEB_STATE_DIR).is_relative_to(resolved) or PurePosixPath(
-        resolved
-    ).is_relative_to(settings.HERDWEB_STATE_DIR):
-        raise ValidationError(f"{value} holds herdweb's own state.")
+    if any(overlap(resolved, path) for path in NEVER_MOUNTED):
+        raise ValidationError(f"{value} is refused{where}: the system's own directories are never mounted.")
+    if any(overlap(resolved, path) for path in (settings.HERDWEB_STATE_DIR, settings.BASE_DIR)):
+        raise ValidationError(f"{value} is refused{where}: it holds or is part of herdweb itself.")
     return resolved
+
+
+def overlap(path: str, other: str | Path) -> bool:
+    """Whether one of the two directories holds the other."""
+    return PurePosixPath(path).is_relative_to(other) or PurePosixPath(other).is_relative_to(path)
 
 
 def working_directory(value: str) -> None:
@@ -169,6 +206,7 @@ def user(value: str) -> None:
 
 def tmpfs(value: list[str]) -> None:
     """Memory file systems: /path[:options]."""
+    at_most(MOUNTS_LIMIT, value)
     paths = [entry.partition(":")[0] for entry in value]
     for entry, path in zip(value, paths, strict=True):
         if not re.fullmatch(r"(/[A-Za-z0-9._-]+)+", path) or ".." in path.split("/"):
@@ -197,6 +235,7 @@ def tmpfs_option(entry: str, option: str) -> None:
 
 def mounts(value: list[str]) -> None:
     """Host directories in the container: host:container[:ro|rw]."""
+    at_most(MOUNTS_LIMIT, value)
     for entry in value:
         parts = entry.split(":")
         if len(parts) not in (2, 3):
@@ -212,11 +251,13 @@ def mounts(value: list[str]) -> None:
 
 def free_target(path: str) -> None:
     """A path inside the container that is not the system's or herdweb's."""
-    if not path.startswith("/") or os.path.normpath(path) != path or "\n" in path or "," in path:
+    storable(path)
+    plain = posixpath.normpath("/" + path.lstrip("/"))
+    parents = [str(parent) for parent in PurePosixPath(plain).parents if str(parent) != "/"]
+    if plain in RESERVED_TARGETS or any(p in RESERVED_TARGETS and p not in MAY_HOLD_MOUNTS for p in parents):
+        raise ValidationError(f"{path!r} is a reserved path inside the container.")
+    if path != plain or "," in path or not path.isprintable():
         raise ValidationError(f"{path!r} is not a plain absolute path inside the container.")
-    parents = [str(parent) for parent in PurePosixPath(path).parents if str(parent) != "/"]
-    if path in RESERVED_TARGETS or any(p in RESERVED_TARGETS and p not in MAY_HOLD_MOUNTS for p in parents):
-        raise ValidationError(f"{path} is a reserved path inside the container.")
 
 
 def refuse_doubles(paths: list[str]) -> None:
@@ -228,6 +269,7 @@ def refuse_doubles(paths: list[str]) -> None:
 
 def env(value: dict[str, str]) -> None:
     """Environment variables; those that decide what is executed are herdweb's."""
+    at_most(VARIABLES_LIMIT, value, "variables")
     reserved = RESERVED_ENV | set(settings.HERDWEB_PASS_ENV)
     for name, text in value.items():
         if not ENV_NAME.fullmatch(name):
@@ -243,8 +285,7 @@ def env(value: dict[str, str]) -> None:
 
 def labels(value: dict[str, str]) -> None:
     """Labels of the container; the prefix herdweb. is ours."""
-    if len(value) > LABELS_LIMIT:
-        raise ValidationError(f"At most {LABELS_LIMIT} labels; there are {len(value)}.")
+    at_most(LABELS_LIMIT, value, "labels")
     for name, text in value.items():
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}", name):
             raise ValidationError(
@@ -253,3 +294,5 @@ def labels(value: dict[str, str]) -> None:
         if name.startswith("herdweb."):
             raise ValidationError(f"{name}: the prefix herdweb. is reserved.")
         storable(text)
+        if len(text.encode()) > VALUE_LIMIT:
+            raise ValidationError(f"The value of {name} is longer than 32 KB.")

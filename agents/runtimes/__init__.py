@@ -2,6 +2,7 @@
 
 from agents.runtimes.base import Runtime, human_size
 from agents.runtimes.container import Host, leftovers
+from agents.runtimes.engine import EngineReport, engine_report
 from agents.runtimes.factory import CHOICES, RUNTIMES, bare, create
 from agents.runtimes.layout import Beneath, StateDir
 from agents.runtimes.types import (
@@ -29,6 +30,7 @@ __all__ = [
     "ContainerFacts",
     "Conversation",
     "DockerConfig",
+    "EngineReport",
     "Exit",
     "Host",
     "Offsets",
@@ -44,6 +46,7 @@ __all__ = [
     "Status",
     "bare",
     "create",
+    "engine_report",
     "human_size",
     "leftovers",
 ]

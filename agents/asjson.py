@@ -1,0 +1,75 @@
+"""Rows as JSON: one shape for the commands and the API, described in docs/run.schema.json."""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+from django.db.models import Model
+
+from agents.models import Agent, DockerSettings, Event, Run
+from agents.models.agent import DOCKER_FIELDS
+
+AGENT_FIELDS = (
+    "name", "description", "enabled", "runtime", "command", "model", "system_prompt", "system_prompt_mode",
+    "default_prompt", "permission_mode", "allowed_tools", "denied_tools", "max_turns", "mcp_servers",
+    "setting_sources", "working_directory", "time_limit", "idle_limit", "cancel_grace", "exit_grace",
+    "output_limit", "max_concurrent",
+)  # fmt: skip
+
+
+def run_json(run: Run) -> dict[str, Any]:
+    """A run and what became of it; `result` to `output_tokens` are the agent's own claims."""
+    return {
+        "id": str(run.public_id),
+        "agent": run.agent.name,
+        "state": str(run.state),
+        "reason": run.reason,
+        "trigger": str(run.trigger),
+        "prompt": run.prompt,
+        "session": str(run.session.public_id) if run.session else None,
+        "container": run.container.name if run.container else None,
+        "exit_code": run.exit_code,
+        "oom": run.oom,
+        "started_at": moment(run.started_at),
+        "finished_at": moment(run.finished_at),
+        "duration_s": round(run.duration.total_seconds(), 3) if run.duration else None,
+        "result": run.result if run.result_seen_at else None,
+        "turns": run.turns,
+        "cost_usd": run.cost_usd,
+        "input_tokens": run.input_tokens,
+        "output_tokens": run.output_tokens,
+        "events": run.event_count,
+        "output_bytes": run.output_bytes,
+    }
+
+
+def event_json(event: Event) -> dict[str, Any]:
+    """An event; `offset` and `length` say where its raw line lies in the run's output."""
+    return {
+        "seq": event.seq,
+        "kind": str(event.kind),
+        "text": event.text,
+        "payload": event.payload,
+        "offset": event.offset,
+        "length": event.length,
+        "created": moment(event.created),
+    }
+
+
+def agent_json(agent: Agent, docker: DockerSettings) -> dict[str, Any]:
+    """An agent by its fields' names, sizes in bytes and durations in seconds."""
+    return {
+        **fields(agent, AGENT_FIELDS),
+        "docker": fields(docker, DOCKER_FIELDS),
+        "url": agent.get_absolute_url(),
+    }
+
+
+def fields(row: Model, names: Iterable[str]) -> dict[str, Any]:
+    """The named fields of a row."""
+    return {name: getattr(row, name) for name in names}
+
+
+def moment(time: datetime | None) -> str | None:
+    """ISO 8601 in UTC, to the microsecond."""
+    return time.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z") if time else None

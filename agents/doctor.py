@@ -1,0 +1,241 @@
+"""Looks for what keeps runs from going well, and says what to do about it."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from django.conf import settings
+from django.core.checks import ERROR, WARNING, CheckMessage, run_checks
+from django.db import DatabaseError, connection
+from django.db.migrations.executor import MigrationExecutor
+from django.utils import timezone
+from redis.exceptions import RedisError
+
+from agents import jobs, machine
+from agents.runtimes import EngineReport, RunError, engine_report, human_size
+from agents.runtimes.image import Image, images
+
+Status = Literal["ok", "warn", "fail"]
+
+GB = 1024**3
+DISK_WARN, DISK_FAIL = 5 * GB, 1 * GB
+# In seconds. Leases are compared between machines, and the shortest one has twelve.
+CLOCK_WARN, CLOCK_FAIL = 2, 10
+VERSION_LABEL = "herdweb.claude-code.version"
+BUILD_IMAGE = "Build it: manage.py build_agent_image (or make image)."
+START_ENGINE = (
+    "Start Docker (for example: systemctl start docker), or set DOCKER_HOST to an engine that runs."
+)
+UNKNOWN = "Not known, because the engine does not answer."
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at; `remedy` is empty when all is well."""
+
+    name: str
+    status: Status
+    detail: str
+    remedy: str = ""
+
+
+def examine() -> Iterator[Finding]:
+    """Look at everything, whatever is broken; no value of a credential is in any finding."""
+    yield from examine_engine()
+    yield from examine_queue()
+    yield examine_image()
+    yield from examine_configuration()
+    yield examine_disk()
+    yield from examine_database()
+    yield examine_credentials()
+
+
+def examine_engine() -> Iterator[Finding]:
+    """The engine, what it executes containers with, and its clock."""
+    try:
+        engine = engine_report(machine.host())
+    except RunError as error:
+        yield Finding("engine", "fail", str(error), START_ENGINE)
+        yield from (
+            Finding(name, "warn", UNKNOWN, START_ENGINE) for name in ("runc", "cgroup", "engine clock")
+        )
+        return
+    yield Finding(
+        "engine",
+        "ok",
+        f"Docker {engine.version}, API {engine.api}, {engine.cpus} CPUs, {human_size(engine.memory)}",
+    )
+    yield examine_runc(engine)
+    yield examine_cgroup(engine)
+    yield examine_clock("engine clock", engine.time)
+
+
+def examine_runc(engine: EngineReport) -> Finding:
+    """The program that makes containers, and the filter of system calls."""
+    runc = f"{engine.runtime} {engine.runc}".strip()
+    if engine.seccomp:
+        return Finding("runc", "ok", f"{runc}, with seccomp")
+    return Finding(
+        "runc", "warn", f"{runc}, without seccomp", "Use a kernel and an engine that support seccomp."
+    )
+
+
+def examine_cgroup(engine: EngineReport) -> Finding:
+    """What enforces the limits; both versions do, version 2 counts memory better."""
+    return Finding("cgroup", "ok", f"version {engine.cgroup}")
+
+
+def examine_clock(name: str, time: datetime | None) -> Finding:
+    """Another clock against ours."""
+    if time is None:
+        return Finding(name, "warn", "It does not say its time.", "Compare the clocks by hand.")
+    apart = abs((time - timezone.now()).total_seconds())
+    status: Status = "fail" if apart > CLOCK_FAIL else "warn" if apart > CLOCK_WARN else "ok"
+    remedy = "Synchronise the clocks of both machines (for example with chrony)." if status != "ok" else ""
+    return Finding(name, status, f"{apart:.1f} s from this machine's", remedy)
+
+
+def examine_queue() -> Iterator[Finding]:
+    """Redis, and who listens to it."""
+    try:
+        version = jobs.queue().connection.info("server")["redis_version"]
+        workers = jobs.workers()
+    except RedisError as error:
+        yield Finding(
+            "redis",
+            "fail",
+            f"It does not answer: {error}",
+            "Start it (make run does), or set HERDWEB_REDIS_URL.",
+        )
+        yield Finding("workers", "warn", "Not known, because Redis does not answer.", "Start Redis first.")
+        return
+    yield Finding("redis", "ok", f"Redis {version}")
+    if workers:
+        yield Finding("workers", "ok", f"{len(workers)} alive")
+    else:
+        yield Finding("workers", "fail", "None is alive, so no run starts.", "Start them: make run.")
+
+
+def examine_image() -> Finding:
+    """The agent image and the CLI in it."""
+    name = settings.HERDWEB_IMAGE
+    try:
+        image = find_image(name)
+    except RunError:
+        return Finding("image", "warn", UNKNOWN, START_ENGINE)
+    if image is None:
+        return Finding("image", "fail", f"{name} is not on this host.", BUILD_IMAGE)
+    version = image.labels.get(VERSION_LABEL)
+    return Finding(
+        "image", "ok", f"{name}, " + (f"Claude Code {version}" if version else "no Claude Code version named")
+    )
+
+
+def find_image(name: str) -> Image | None:
+    """The image of this name, if the engine has it; raises RunError when the engine is away."""
+    with images() as engine:
+        return engine.find(name)
+
+
+def image_warning(name: str) -> str:
+    """What to tell somebody who has chosen an image that is not there (yet); empty if it is."""
+    try:
+        if find_image(name):
+            return ""
+    except RunError:
+        return ""
+    remedy = BUILD_IMAGE if name == settings.HERDWEB_IMAGE else f"Get it: docker pull {name}."
+    return f"{name} is not on this host; runs will fail until it is. {remedy}"
+
+
+def examine_configuration() -> Iterator[Finding]:
+    """The state directory, and what Django's system checks say of everything else."""
+    messages = [message for message in run_checks() if message.level >= WARNING]
+    of_state = [message for message in messages if str(message.id).startswith("herdweb.E00")]
+    yield examine_state(of_state)
+    others = [message for message in messages if message not in of_state]
+    yield verdict("configuration", others, "System checks found nothing.")
+
+
+def verdict(name: str, messages: list[CheckMessage], fine: str) -> Finding:
+    """System checks as one finding."""
+    if not messages:
+        return Finding(name, "ok", fine)
+    status: Status = "fail" if any(message.level >= ERROR for message in messages) else "warn"
+    details = " ".join(message.msg for message in messages)
+    return Finding(name, status, details, " ".join(message.hint for message in messages if message.hint))
+
+
+def examine_state(messages: list[CheckMessage]) -> Finding:
+    """Whether agents' files can be kept where they should be, and are private there."""
+    path = Path(settings.HERDWEB_STATE_DIR)
+    name = "state directory"
+    if messages:
+        return verdict(name, messages, "")
+    if not path.is_dir():
+        return Finding(name, "fail", f"{path} is not a directory.", f"Create it: install -d -m 700 {path}")
+    status = path.stat()
+    mode = f"mode {status.st_mode & 0o777:04o}"
+    if status.st_uid != os.getuid():
+        remedy = f"Give it to the user that herdweb runs as: chown {os.getuid()} {path}"
+        return Finding(
+            name, "fail", f"{path} belongs to uid {status.st_uid}, herdweb runs as {os.getuid()}.", remedy
+        )
+    if not os.access(path, os.R_OK | os.W_OK | os.X_OK) or status.st_mode & 0o777 != 0o700:
+        return Finding(name, "fail", f"{path} has {mode}; only its owner may use it.", f"chmod 700 {path}")
+    return Finding(name, "ok", f"{path}, {mode}, owner uid {status.st_uid}, writable, not published")
+
+
+def examine_disk() -> Finding:
+    """Room for what agents write."""
+    path = Path(settings.HERDWEB_STATE_DIR)
+    existing = next(folder for folder in (path, *path.parents) if folder.exists())
+    free = shutil.disk_usage(existing).free
+    status: Status = "fail" if free < DISK_FAIL else "warn" if free < DISK_WARN else "ok"
+    remedy = f"Free some space on the disk of {existing}." if status != "ok" else ""
+    return Finding("disk", status, f"{human_size(free)} free", remedy)
+
+
+def examine_database() -> Iterator[Finding]:
+    """The database, whether its tables are those of this version, and its clock."""
+    try:
+        executor = MigrationExecutor(connection)
+        missing = executor.migration_plan(executor.loader.graph.leaf_nodes())
+        time = database_time()
+        version = ".".join(str(part) for part in connection.get_database_version())
+    except DatabaseError as error:
+        yield Finding(
+            "database", "fail", f"It does not answer: {error}".strip(), "Check DATABASE_URL and the server."
+        )
+        return
+    detail = f"{connection.display_name} {version}"
+    if missing:
+        yield Finding(
+            "database", "fail", f"{detail}, {len(missing)} migrations not applied", "Run: manage.py migrate"
+        )
+    else:
+        yield Finding("database", "ok", f"{detail}, all migrations applied")
+    yield examine_clock("database clock", time)
+
+
+def database_time() -> datetime:
+    """The database's idea of now; SQLite's comes as text, in UTC and whole seconds."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT CURRENT_TIMESTAMP")
+        (now,) = cursor.fetchone()
+    return datetime.fromisoformat(now).replace(tzinfo=UTC) if isinstance(now, str) else now
+
+
+def examine_credentials() -> Finding:
+    """Names, never values."""
+    names = settings.HERDWEB_PASS_ENV
+    there = ", ".join(name for name in names if os.environ.get(name))
+    note = "What counts is the environment of the workers, which may differ."
+    if there:
+        return Finding("credentials", "ok", f"Set for this process: {there}. {note}")
+    remedy = "Set one where the workers are started, for example ANTHROPIC_API_KEY."
+    return Finding("credentials", "warn", f"Set for this process: none of {', '.join(names)}. {note}", remedy)

@@ -1,0 +1,125 @@
+"""Start a run, and wait for its end if wanted."""
+
+import sys
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from redis.exceptions import RedisError
+
+from agents import jobs
+from agents.asjson import run_json
+from agents.forms import RunForm
+from agents.management.terminal import INTERRUPTED, USAGE, as_text, changes, find_agent, one_line, refused
+from agents.models import Run
+
+# A worker that is alive takes a run within milliseconds.
+PATIENCE_SECONDS = 3
+# Much more than a prompt may have; an endless file ends here.
+READ_LIMIT = 64 * 1024**2
+
+
+class Command(BaseCommand):
+    """The same form and the same door as the page's."""
+
+    help = (
+        "Start a run of an agent. Exit code with --wait: 0 it succeeded, 1 it did not; 2 nothing was started;"
+        " 130 interrupted, the run goes on."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """AGENT, one source of the prompt, one session at most."""
+        parser.add_argument("agent", metavar="AGENT")
+        prompt = parser.add_mutually_exclusive_group()
+        prompt.add_argument("--prompt", metavar="TEXT", help="default: the agent's default prompt")
+        prompt.add_argument("--prompt-file", metavar="F", help="read the prompt from a file")
+        prompt.add_argument(
+            "stdin", nargs="?", choices=["-"], metavar="-", help="read the prompt from standard input"
+        )
+        session = parser.add_mutually_exclusive_group()
+        session.add_argument(
+            "--continue", dest="continues", metavar="SESSION", help="go on with this session"
+        )
+        session.add_argument(
+            "--fork", dest="forks", metavar="SESSION", help="go on with a copy of this session"
+        )
+        parser.add_argument("--wait", action="store_true", help="return when the run has ended")
+        parser.add_argument("--json", action="store_true", help="print the run as one JSON object")
+
+    def run_from_argv(self, argv: list[str]) -> None:
+        """A prompt is a text, also when it looks like an option."""
+        super().run_from_argv(glued(argv, "--prompt"))
+
+    def handle(self, *, agent: str, wait: bool, json: bool, **options: Any) -> None:
+        """Print the run; leave with an exit code that says how it ended, if it was waited for."""
+        run = submit(agent, options)
+        if not json:
+            self.stdout.write(f"{run.public_id}\n{run.get_absolute_url()}")
+        if wait:
+            self._wait(run, quiet=json)
+        if json:
+            run.refresh_from_db()
+            self.stdout.write(as_text(run_json(run)))
+        if wait and run.state != Run.State.SUCCEEDED:
+            sys.exit(1)
+
+    def _wait(self, run: Run, *, quiet: bool) -> None:
+        try:
+            for state in changes(run, PATIENCE_SECONDS, self._complain):
+                if not quiet:
+                    self.stderr.write(one_line(f"{state.state}: {state.reason}".rstrip(": ")))
+        except KeyboardInterrupt:
+            self.stderr.write(f"The run goes on. To end it: manage.py cancel {run.public_id}")
+            sys.exit(INTERRUPTED)
+
+    def _complain(self) -> None:
+        """Say why nothing happens, if it is for want of a worker."""
+        try:
+            if not jobs.workers():
+                self.stderr.write(
+                    "No worker is alive; the run starts as soon as one is (make run starts some)."
+                )
+        except RedisError as error:
+            self.stderr.write(one_line(f"Redis cannot be reached, so no worker hears of the run: {error}"))
+
+
+def submit(name: str, options: dict[str, Any]) -> Run:
+    """Through the form and the one door; CommandError with a line for each refused field."""
+    agent = find_agent(name, USAGE)
+    session = options["continues"] or options["forks"] or ""
+    mode = RunForm.CONTINUE if options["continues"] else RunForm.FORK if options["forks"] else RunForm.NEW
+    form = RunForm(agent, {"prompt": prompt(options), "mode": mode, "session": session})
+    if not form.is_valid():
+        raise refused("Nothing was started.", ("", form), code=USAGE)
+    return jobs.submit(agent, trigger=Run.Trigger.COMMAND, by=None, **form.submission)
+
+
+def prompt(options: dict[str, Any]) -> str:
+    """The text from wherever it is to be read; empty for the agent's own."""
+    if options["stdin"]:
+        return decoded(sys.stdin.buffer, "standard input")
+    if options["prompt_file"] is None:
+        return options["prompt"] or ""
+    path = Path(options["prompt_file"])
+    try:
+        with path.open("rb") as file:
+            return decoded(file, str(path))
+    except OSError as error:
+        raise CommandError(one_line(f"{path} cannot be read: {error.strerror}."), returncode=USAGE) from error
+
+
+def decoded(file: BinaryIO, name: str) -> str:
+    """The file's text."""
+    try:
+        return file.read(READ_LIMIT).decode()
+    except UnicodeDecodeError as error:
+        problem = f"prompt: {name} is not valid UTF-8 at byte {error.start + 1}."
+        raise CommandError(one_line(problem), returncode=USAGE) from error
+
+
+def glued(argv: list[str], option: str) -> list[str]:
+    """The arguments with an option and what follows it as one, so that argparse takes it as it is."""
+    if option not in argv[:-1]:
+        return argv
+    at = argv.index(option)
+    return [*argv[:at], f"{option}={argv[at + 1]}", *argv[at + 2 :]]
