@@ -78,15 +78,16 @@ def floor(agent: Agent) -> float:
     """One life of the agent's container with nothing of herdweb's around it."""
     command, host = prepared(agent)
     started = time.monotonic()
-    client = runner.connect(host)
-    container = client.containers.create(**runner.options(command, host), mounts=runner.mounts(command, host, STATE))
-    stream = client.api.attach(container.id, stdout=True, stderr=True, stream=True, demux=True)
-    container.start()
-    for _ in stream:
-        pass
-    client.api.wait(container.id)
-    container.reload()
-    container.remove(v=True, force=True)
+    with runner.connected(host) as client:
+        wanted = {**runner.options(command, host), "mounts": runner.mounts(command, host, STATE)}
+        container = client.containers.create(**wanted)
+        stream = client.api.attach(container.id, stdout=True, stderr=True, stream=True, demux=True)
+        container.start()
+        for _ in stream:
+            pass
+        client.api.wait(container.id)
+        container.reload()
+        container.remove(v=True, force=True)
     return time.monotonic() - started
 
 

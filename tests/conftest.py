@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import docker
 import pytest
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import connection
 
-import docker
 from agents import jobs
 from agents.models import Agent, DockerSettings, Run
 from tests.environment import STATE

@@ -9,18 +9,18 @@ import shlex
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import docker
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.models.containers import Container
 from docker.types import LogConfig, Mount, Ulimit
 from requests.exceptions import RequestException
 
-import docker
 from agents.runtimes.base import Runtime
 from agents.runtimes.host import write_files
 from agents.runtimes.layout import give
@@ -128,14 +128,18 @@ class ContainerRunner(Runtime):
         The container is removed only after the caller has taken the `Exit`, so that the exit code
         is never lost between the two. A caller that stops iterating leaves the container alone.
         """
-        client = connect(self.host)
-        container = obtain(client, command, self.host, self.state_dir)
-        if container is None:
-            yield [Exit(code=None, note=VANISHED)]
-            return
-        life = self._life = Life(client, container, self.host, since)
+        with connected(self.host) as client:
+            container = obtain(client, command, self.host, self.state_dir)
+            if container is None:
+                yield [Exit(code=None, note=VANISHED)]
+                return
+            yield from self._live(Life(client, container, self.host, since), command)
+
+    def _live(self, life: "Life", command: Command) -> Iterator[list[Output]]:
+        self._life = life
         if life.fresh:
             prepare(command, self.host)
+        container = life.container
         yield [Status(f"Container {container.name} {life.found}.", container=facts(container))]
         try:
             life.start()
@@ -338,8 +342,8 @@ class Life:
 
     def _stop_once(self, grace: float) -> None:
         """By a client of its own, because stopping takes as long as the grace."""
-        with suppress(NotFound):
-            connect(self.host).containers.get(str(self.container.name)).stop(timeout=max(0, round(grace)))
+        with connected(self.host) as client, suppress(NotFound):
+            client.containers.get(self.engine_id).stop(timeout=max(0, round(grace)))
 
     def _close_streams(self) -> None:
         """Close each stream and the response under it, which the SDK leaves to the collector."""
@@ -361,6 +365,11 @@ def connect(host: Host) -> docker.DockerClient:
             "The Docker engine cannot be reached. Start it (for example: systemctl start docker), or"
             f" switch Docker off for this agent. The engine's client says: {error}"
         ) from error
+
+
+def connected(host: Host) -> closing[docker.DockerClient]:
+    """The same for a `with`: a client that is not closed keeps its sockets until it is collected."""
+    return closing(connect(host))
 
 
 def obtain(client: docker.DockerClient, command: Command, host: Host, state_dir: Path) -> Container | None:
@@ -577,16 +586,16 @@ class Leftover:
         remove(self.container)
 
 
-def leftovers(host: Host) -> list[Leftover]:
+def leftovers(host: Host) -> Iterator[Leftover]:
     """All containers of this instance, found by label; raises RunError without an engine."""
-    client = connect(host)
-    try:
-        found = client.containers.list(
-            all=True, ignore_removed=True, filters={"label": [f"herdweb.instance={host.instance}"]}
-        )
-    except ENGINE_ERRORS as error:
-        raise RunError(f"The Docker engine stopped answering: {error}") from error
-    return [leftover(container) for container in found]
+    with connected(host) as client:
+        try:
+            found = client.containers.list(
+                all=True, ignore_removed=True, filters={"label": [f"herdweb.instance={host.instance}"]}
+            )
+        except ENGINE_ERRORS as error:
+            raise RunError(f"The Docker engine stopped answering: {error}") from error
+        yield from map(leftover, found)
 
 
 def leftover(container: Container) -> Leftover:

@@ -1,0 +1,255 @@
+"""What dies, and what becomes of the run: promises N1 to N5 with real processes and a real engine."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import docker
+import pytest
+from django.conf import settings
+
+from agents import jobs, machine
+from agents.models import Agent, Container, Run
+from tests.conftest import ROOT, end, execute, process_environment, until
+
+pytestmark = pytest.mark.django_db(transaction=True)
+MakeAgent = Callable[..., Agent]
+Workers = Callable[..., subprocess.Popen[bytes]]
+LINES = 2000
+# Prints numbered lines and keeps a copy of the same bytes in the workspace.
+CHATTER = f"""
+i=0
+while [ $i -lt {LINES} ]; do
+  i=$((i+1)); echo "line $i of {LINES}"; echo "line $i of {LINES}" >> /workspace/copy
+  [ $((i % 100)) = 0 ] && sleep 0.1
+done
+exit 7
+"""
+
+
+@pytest.fixture
+def chatter(make_agent: MakeAgent, tiny_image: str) -> Agent:
+    return make_agent(
+        "chatter",
+        runtime="command",
+        command=["sh", "-c", CHATTER],
+        docker_enabled=True,
+        docker_image=tiny_image,
+        docker_network="none",
+    )
+
+
+@pytest.fixture(autouse=True)
+def fresh_workspaces() -> None:
+    for copy in machine.state().path.glob("workspaces/*/copy"):
+        copy.unlink()
+
+
+def current(run: Run) -> Run:
+    return Run.objects.select_related("container", "session").get(pk=run.pk)
+
+
+def halfway(run: Run) -> Run:
+    until(lambda: current(run).output_bytes > 5000, "The run printed nothing")
+    return current(run)
+
+
+def ended(run: Run, seconds: float = 60, tick: bool = False) -> Run:
+    def look() -> bool:
+        if tick:
+            jobs.tick()
+        return current(run).is_terminal
+
+    until(look, f"The run did not end: {current(run).state}", seconds)
+    return current(run)
+
+
+def horse(run: Run) -> int:
+    return int(current(run).lease_owner.split(":")[1])
+
+
+def assert_complete(run: Run) -> None:
+    """N3: the stored bytes are what the container wrote; N1, N4, N5: one end, one container, gone."""
+    written = (machine.state().workspace("chatter") / "copy").read_bytes()
+    stored = machine.state().output(str(run.public_id)).read_bytes()
+    assert hashlib.sha256(stored).digest() == hashlib.sha256(written).digest()
+    assert stored.count(b"\n") == LINES
+    numbers = list(run.events.order_by("seq").values_list("seq", flat=True))
+    assert numbers == list(range(1, run.event_count + 1))
+    texts = list(run.events.filter(kind="text").order_by("seq").values_list("text", flat=True))
+    assert texts == [f"line {n} of {LINES}" for n in range(1, LINES + 1)]
+    assert (run.state, run.exit_code) == ("failed", 7)
+    assert Container.objects.count() == 1
+
+
+def assert_nothing_left(engine: docker.DockerClient) -> None:
+    label = f"herdweb.instance={settings.HERDWEB_INSTANCE}"
+    assert engine.containers.list(all=True, filters={"label": label}) == []
+    secrets = Path(settings.HERDWEB_SECRETS_DIR)
+    assert not secrets.exists() or not list(secrets.iterdir())
+
+
+def test_a_run_survives_the_death_of_its_work_horse(
+    chatter: Agent, workers: Workers, engine: docker.DockerClient
+) -> None:
+    workers(2)
+    run = halfway(jobs.submit(chatter, "-"))
+    os.kill(horse(run), signal.SIGKILL)
+    assert_complete(ended(run))
+    assert_nothing_left(engine)
+
+
+def test_a_run_survives_the_death_of_horse_and_worker(
+    chatter: Agent, workers: Workers, engine: docker.DockerClient
+) -> None:
+    pool = workers(1)
+    run = halfway(jobs.submit(chatter, "-"))
+    first = horse(run)
+    end(pool, signal.SIGKILL)
+    until(lambda: not Path(f"/proc/{first}").exists(), "The horse outlived its worker")
+    workers(1)
+    assert_complete(ended(run, tick=True))
+    assert_nothing_left(engine)
+
+
+def test_a_worker_that_is_told_to_stop_hands_over(chatter: Agent, workers: Workers) -> None:
+    pool = workers(1)
+    run = halfway(jobs.submit(chatter, "-"))
+    started = time.monotonic()
+    end(pool, signal.SIGTERM)
+    assert time.monotonic() - started < 5
+    assert current(run).state == "running"
+    workers(1)
+    assert_complete(ended(run, tick=True))
+
+
+def test_five_deliveries_on_four_workers_make_one_container(chatter: Agent, workers: Workers) -> None:
+    workers(4)
+    run = jobs.submit(chatter, "-")
+    for _ in range(4):
+        jobs.ring(run)
+    assert_complete(ended(run))
+    assert current(run).events.filter(text="Container started.").count() == 1
+
+
+CRASH = """
+import os, signal
+from agents import jobs
+from agents.runtimes import container
+def crash(*_): os.kill(os.getpid(), signal.SIGKILL)
+container.{point} = crash
+jobs.execute("{run}")
+"""
+
+
+def crash_at(point: str, run: Run) -> None:
+    """Work on the run in a process that dies when it comes to this function."""
+    done = subprocess.run(
+        [sys.executable, "manage.py", "shell", "-v0", "-c", CRASH.format(point=point, run=run.public_id)],
+        cwd=ROOT,
+        env=process_environment(),
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("point", ["prepare", "facts", "Life.start", "Life._watch"])
+def test_a_crash_around_creation_and_start_is_adopted(
+    point: str, chatter: Agent, engine: docker.DockerClient
+) -> None:
+    run = jobs.submit(chatter, "-")
+    crash_at(point, run)
+    Run.objects.update(lease_until=None)
+    execute(run)
+    assert_complete(current(run))
+    assert_nothing_left(engine)
+
+
+def test_a_crash_between_the_exit_and_the_removal_keeps_the_exit_code(
+    chatter: Agent, engine: docker.DockerClient
+) -> None:
+    run = jobs.submit(chatter, "-")
+    crash_at("remove", run)
+    Run.objects.update(lease_until=None)
+    execute(run)
+    assert_complete(current(run))
+    jobs.sweep()
+    assert_nothing_left(engine)
+
+
+def test_a_lost_bell_is_rung_again(chatter: Agent, workers: Workers) -> None:
+    run = jobs.submit(chatter, "-")
+    jobs.queue().connection.flushdb()
+    Run.objects.update(rung_at=None)
+    workers(1)
+    assert_complete(ended(run, tick=True))
+
+
+def test_a_container_killed_by_hand_is_told_as_such(
+    chatter: Agent, workers: Workers, engine: docker.DockerClient
+) -> None:
+    workers(1)
+    run = halfway(jobs.submit(chatter, "-"))
+    engine.containers.get(run.container.name).kill()  # type: ignore[union-attr]
+    done = ended(run, 10)
+    assert (done.state, done.exit_code, done.signal) == ("failed", 137, 9)
+    assert "outside herdweb" in done.reason
+
+
+def test_a_container_removed_by_hand_is_lost(
+    chatter: Agent, workers: Workers, engine: docker.DockerClient
+) -> None:
+    workers(1)
+    run = halfway(jobs.submit(chatter, "-"))
+    engine.containers.get(run.container.name).remove(force=True)  # type: ignore[union-attr]
+    done = ended(run, 10)
+    assert done.state in ("lost", "failed")
+    assert "outside herdweb" in done.reason
+
+
+def test_a_run_on_the_host_dies_with_its_worker_and_says_so(make_agent: MakeAgent, workers: Workers) -> None:
+    agent = make_agent("host", runtime="command", command=["sh", "-c", "echo up; sleep 60"])
+    pool = workers(1)
+    run = jobs.submit(agent, "-")
+    until(lambda: current(run).output_bytes, "The run printed nothing")
+    end(pool, signal.SIGKILL)
+    workers(1)
+    done = ended(run, tick=True)
+    assert (done.state, done.events.filter(kind="text").count()) == ("lost", 1)
+    assert "dies with its worker" in done.reason
+
+
+def test_other_instances_containers_are_left_alone(
+    engine: docker.DockerClient, tiny_image: str, db: None
+) -> None:
+    foreign = engine.containers.create(tiny_image, ["true"], labels={"herdweb.instance": "another"})
+    ours = engine.containers.create(
+        tiny_image,
+        ["true"],
+        labels={
+            "herdweb.instance": settings.HERDWEB_INSTANCE,
+            "herdweb.run": "00000000-0000-4000-8000-000000000000",
+        },
+    )
+    jobs.sweep()
+    assert {foreign.id, ours.id} <= {container.id for container in engine.containers.list(all=True)}
+    foreign.remove()
+    ours.remove()
+
+
+def test_what_an_ended_run_left_is_swept(
+    chatter: Agent, engine: docker.DockerClient, tiny_image: str
+) -> None:
+    run = jobs.submit(chatter, "-")
+    jobs.cancel(run, "somebody")
+    labels = {"herdweb.instance": settings.HERDWEB_INSTANCE, "herdweb.run": str(run.public_id)}
+    engine.containers.create(tiny_image, ["true"], labels=labels)
+    waiting = Path(settings.HERDWEB_SECRETS_DIR) / str(run.public_id)
+    waiting.mkdir(parents=True)
+    jobs.sweep()
+    assert_nothing_left(engine)
