@@ -1,7 +1,24 @@
 """The table of contents: a path, a view."""
 
-from django.urls import URLPattern
+from django.urls import path
+
+from agents.views import agents, containers, events, help, runs, sessions
 
 app_name = "agents"
 
-urlpatterns: list[URLPattern] = []
+urlpatterns = [
+    path("", agents.agents, name="agents"),
+    path("agents/<slug:name>/", agents.agent, name="agent"),
+    path("runs/", runs.runs, name="runs"),
+    path("runs/<uuid:public_id>/", runs.run, name="run"),
+    path("runs/<uuid:public_id>/cancel/", runs.run_cancel, name="run_cancel"),
+    path("runs/<uuid:public_id>/output/", runs.run_output, name="run_output"),
+    path("runs/<uuid:public_id>/errors/", runs.run_errors, name="run_errors"),
+    path("runs/<uuid:public_id>/events/", events.run_events, name="run_events"),
+    path("runs/<uuid:public_id>/stream/", events.run_stream, name="run_stream"),
+    path("sessions/", sessions.sessions, name="sessions"),
+    path("sessions/<uuid:public_id>/", sessions.session, name="session"),
+    path("containers/", containers.containers, name="containers"),
+    path("containers/<int:number>/", containers.container, name="container"),
+    path("help/", help.help_page, name="help"),
+]

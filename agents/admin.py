@@ -1,0 +1,273 @@
+"""Everything editable, and the records to look things up in."""
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from django.apps import apps
+from django.contrib import admin
+from django.core.paginator import Paginator
+from django.db.models import Model, QuerySet
+from django.http import HttpRequest
+from django.utils.functional import cached_property
+from django.utils.html import format_html
+
+from agents.forms import AgentForm, DockerSettingsForm
+from agents.models import Agent, Container, DockerSettings, Event, Run, Session
+
+if TYPE_CHECKING:
+    Inline = admin.StackedInline[DockerSettings, Agent]
+    AgentBase = admin.ModelAdmin[Agent]
+    RecordBase = admin.ModelAdmin[Any]
+    Pages = Paginator[Any]
+else:
+    # Django's own classes know no type arguments.
+    Inline, AgentBase, RecordBase, Pages = (
+        admin.StackedInline, admin.ModelAdmin, admin.ModelAdmin, Paginator,
+    )  # fmt: skip
+
+# The queue's own pages let every staff member delete jobs; `doctor` and the runs' pages say what matters.
+DASHBOARD = apps.get_model("django_rq", "Dashboard")
+if admin.site.is_registered(DASHBOARD):
+    admin.site.unregister(DASHBOARD)
+
+FOR_ADMINISTRATORS = "Fields that decide what an agent can reach; administrators (superusers) change them."
+
+
+def is_administrator(request: HttpRequest) -> bool:
+    """Whether the user may change what a container can reach."""
+    return bool(request.user.is_active and request.user.is_superuser)
+
+
+class DockerForm(DockerSettingsForm):
+    """The settings of a new agent are stored even when nobody changed their defaults."""
+
+    def has_changed(self) -> bool:
+        """True for a row that does not exist yet."""
+        return self.instance.pk is None or super().has_changed()
+
+
+class DockerSettingsInline(Inline):
+    """How the agent is kept in a container: exactly one row."""
+
+    model = DockerSettings
+    form = DockerForm
+    min_num = max_num = 1
+    extra = 0
+    can_delete = False
+    fieldsets = [
+        (None, {"fields": ["enabled", "memory", "cpus", "pids_limit", "workspace_mode", "tmpfs", "labels"]}),
+        (
+            "For administrators",
+            {"fields": list(DockerSettings.ADMINISTRATOR_FIELDS), "description": FOR_ADMINISTRATORS},
+        ),
+    ]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Agent | None = None) -> list[str]:
+        """The second tier, for everybody but administrators."""
+        return [] if is_administrator(request) else list(DockerSettings.ADMINISTRATOR_FIELDS)
+
+
+@admin.register(Agent)
+class AgentAdmin(AgentBase):
+    """Agents with their Docker settings."""
+
+    form = AgentForm
+    inlines = [DockerSettingsInline]
+    list_display = ["name", "enabled", "runtime", "model", "in_container", "max_concurrent", "updated"]
+    list_filter = ["enabled", "runtime", "docker__enabled"]
+    list_select_related = ["docker"]
+    search_fields = ["name", "description"]
+    save_on_top = True
+    fieldsets = [
+        (None, {"fields": ["name", "description", "enabled"]}),
+        ("What it runs", {"fields": ["runtime", "command", "model", "default_prompt"]}),
+        (
+            "Claude Code",
+            {
+                "fields": [
+                    "system_prompt", "system_prompt_mode", "permission_mode", "allowed_tools", "denied_tools",
+                    "max_turns", "mcp_servers", "setting_sources",
+                ]
+            },
+        ),
+        (
+            "Limits",
+            {
+                "fields": [
+                    "time_limit", "idle_limit", "cancel_grace", "exit_grace", "output_limit",
+                    "max_concurrent",
+                ]
+            },
+        ),
+        ("For administrators", {"fields": ["working_directory"], "description": FOR_ADMINISTRATORS}),
+    ]  # fmt: skip
+
+    @admin.display(boolean=True, ordering="docker__enabled", description="Docker")
+    def in_container(self, agent: Agent) -> bool:
+        """Whether the agent is kept in a container."""
+        return agent.docker.enabled
+
+    def view_on_site(self, agent: Agent) -> str:
+        """The agent's page."""
+        return agent.get_absolute_url()
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Agent | None = None) -> list[str]:
+        """The name once it is given; for all but administrators the host directory."""
+        fixed = ["name"] if obj else []
+        return fixed if is_administrator(request) else [*fixed, "working_directory"]
+
+    def get_deleted_objects(self, objs: Any, request: HttpRequest) -> tuple[Any, Any, Any, Any]:
+        """Name what keeps an agent from being deleted in numbers, not row by row."""
+        kept = [line for agent in objs for line in records(agent)]
+        if not kept:
+            return super().get_deleted_objects(objs, request)
+        return [], {}, set(), [*kept, "Switch the agent off instead: its records need it."]
+
+
+def records(agent: Agent) -> list[str]:
+    """What would lose its agent, in words."""
+    counts = {
+        "runs": agent.runs.count(),
+        "sessions": agent.sessions.count(),
+        "containers": agent.containers.count(),
+    }
+    return [f"{number} {name} of {agent}" for name, number in counts.items() if number]
+
+
+class CappedPaginator(Pages):
+    """Counts so many rows and no more: a table of millions is not read for its page numbers."""
+
+    most = 10_000
+
+    @cached_property
+    def count(self) -> int:
+        """The number of rows, or the most that are counted."""
+        rows: QuerySet[Any] = self.object_list  # type: ignore[assignment]
+        return rows.order_by()[: self.most].count()
+
+
+class RecordAdmin(RecordBase):
+    """Rows that herdweb writes: to be read here, changed by nobody."""
+
+    actions = None
+    list_per_page = 50
+    show_full_result_count = False
+    paginator = CappedPaginator
+    # Fields that are JSON, shown with line breaks.
+    json_fields: Sequence[str] = ()
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        """Nobody."""
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        """Nobody."""
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        """Nobody."""
+        return False
+
+    def get_fields(self, request: HttpRequest, obj: Model | None = None) -> list[Any]:
+        """Every column; JSON as text with line breaks."""
+        names = [field.name for field in self.model._meta.fields if field.name != "id"]
+        return [f"{name}_shown" if name in self.json_fields else name for name in names]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Model | None = None) -> Any:
+        """All."""
+        return self.get_fields(request, obj)
+
+
+def shown(name: str) -> Any:
+    """A column of the admin that shows a JSON field."""
+
+    @admin.display(description=name.replace("_", " "))
+    def column(_: Any, row: Model) -> str:
+        text = json.dumps(getattr(row, name), indent=2, ensure_ascii=False, default=str)
+        return format_html('<pre class="own-json">{}</pre>', text)
+
+    return column
+
+
+@admin.register(Run)
+class RunAdmin(RecordAdmin):
+    """Runs."""
+
+    json_fields = ["config"]
+    config_shown = shown("config")
+    list_display = [
+        "short_id",
+        "agent",
+        "state",
+        "trigger",
+        "requested_by",
+        "created",
+        "duration",
+        "exit_code",
+    ]
+    list_filter = ["state", "trigger", "oom", "suspect", ("created", admin.DateFieldListFilter)]
+    list_select_related = ["agent", "requested_by"]
+    search_fields = ["public_id__startswith", "agent__name"]
+    search_help_text = "The beginning of a run's id, or an agent's name."
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        """Without the large texts where only a list is shown."""
+        rows = super().get_queryset(request)
+        wants_one = request.resolver_match and request.resolver_match.kwargs.get("object_id")
+        return rows if wants_one else rows.defer("prompt", "config", "result", "reason")
+
+    def view_on_site(self, run: Run) -> str:
+        """The run's page."""
+        return run.get_absolute_url()
+
+
+@admin.register(Session)
+class SessionAdmin(RecordAdmin):
+    """Sessions."""
+
+    list_display = ["public_id", "title", "agent", "runtime", "turns", "cost_usd", "last_used"]
+    list_filter = ["runtime", ("last_used", admin.DateFieldListFilter)]
+    list_select_related = ["agent"]
+    search_fields = ["public_id__startswith", "title", "agent__name"]
+    search_help_text = "The beginning of an id, a part of the title, or an agent's name."
+
+    def view_on_site(self, session: Session) -> str:
+        """The session's page."""
+        return session.get_absolute_url()
+
+
+@admin.register(Container)
+class ContainerAdmin(RecordAdmin):
+    """Containers."""
+
+    json_fields = ["labels", "limits"]
+    labels_shown, limits_shown = shown("labels"), shown("limits")
+    list_display = ["name", "agent", "state", "image", "exit_code", "oom", "created", "removed_at"]
+    list_filter = ["oom", ("removed_at", admin.EmptyFieldListFilter), ("created", admin.DateFieldListFilter)]
+    list_select_related = ["agent"]
+    search_fields = ["name", "engine_id__startswith", "agent__name"]
+    search_help_text = "A part of the name, the beginning of the engine's id, or an agent's name."
+
+    def view_on_site(self, container: Container) -> str:
+        """The container's page."""
+        return container.get_absolute_url()
+
+
+@admin.register(Event)
+class EventAdmin(RecordAdmin):
+    """Events, the largest table: found by their run."""
+
+    json_fields = ["payload"]
+    payload_shown = shown("payload")
+    ordering = ["-id"]
+    list_display = ["seq", "run", "kind", "beginning", "created"]
+    list_filter = ["kind"]
+    list_select_related = ["run"]
+    search_fields = ["run__public_id__startswith"]
+    search_help_text = "The beginning of a run's id."
+
+    @admin.display(description="text")
+    def beginning(self, event: Event) -> str:
+        """The first line, cut."""
+        return event.text.partition("\n")[0][:120]

@@ -1,0 +1,221 @@
+"""The events of a run on their way to open browsers.
+
+Rows are the truth: a page reads what comes after the last number it has seen. Redis only says that
+there is something to read; without it, pages look twice a second.
+"""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import redis.asyncio as redis
+from asgiref.sync import sync_to_async
+from django.conf import settings
+from django.db import close_old_connections
+from django.template.loader import render_to_string
+from django.utils import timezone
+from redis.exceptions import RedisError
+
+from agents import jobs
+from agents.models import Event, Run
+
+# How many events are read and sent at a time.
+SLICE = 200
+# In seconds: the longest wait for a hint, and the longest silence on the line.
+LOOK, SILENCE = 0.5, 15.0
+# Facts change with every batch of output; nobody reads faster than this, in seconds.
+FACTS_EVERY = 1.0
+# The last status line is written just after the state has become terminal.
+AFTERMATH = timedelta(seconds=1.5)
+LARGEST_SEQ = 2**31 - 1
+
+# A few connections for all viewers: one each would use up a database.
+POOL = ThreadPoolExecutor(max_workers=4, thread_name_prefix="live")
+
+
+@dataclass(frozen=True)
+class News:
+    """What a viewer who has seen some events does not know yet."""
+
+    events: tuple[tuple[int, str], ...]
+    facts: str
+    state: str
+    ended: bool
+
+    @property
+    def last(self) -> int:
+        """The number of the last event in it, or 0."""
+        return self.events[-1][0] if self.events else 0
+
+
+def sequence(text: str | None) -> int:
+    """The number of the last event that somebody has seen; nonsense means none."""
+    if not re.fullmatch(r"[0-9]{1,10}", text or ""):
+        return 0
+    number = int(text or 0)
+    return number if number <= LARGEST_SEQ else 0
+
+
+def news(run_id: UUID, seen: int, count: int = SLICE) -> News | None:
+    """The next slice of events after `seen`, rendered, and the run's facts; None without the run."""
+    run = current(run_id)
+    if run is None:
+        return None
+    # The row is read first: whatever it counts is there when the events are read.
+    events = list(run.events.filter(seq__gt=seen).order_by("seq")[:count])
+    quiet = not events and run.finished_at is not None and timezone.now() - run.finished_at > AFTERMATH
+    return News(
+        events=tuple((event.seq, fragment(event, run)) for event in events),
+        facts=facts(run),
+        state=run.state,
+        ended=run.is_terminal and quiet,
+    )
+
+
+def current(run_id: UUID) -> Run | None:
+    """The run as facts show it, without its large columns."""
+    rows = Run.objects.select_related("agent", "session", "container", "requested_by")
+    return rows.defer("prompt", "config", "result").filter(public_id=run_id).first()
+
+
+def fragment(event: Event, run: Run) -> str:
+    """One event as HTML; the same template makes the page of a finished run."""
+    return render_to_string("agents/_event.html", {"event": event, "run": run}).strip()
+
+
+def facts(run: Run) -> str:
+    """The parts of the run's page that change while it runs."""
+    parts = ("agents/_state.html", "agents/_facts.html")
+    return "\n".join(render_to_string(part, {"run": run}).strip() for part in parts)
+
+
+def look(run_id: UUID, seen: int) -> News | None:
+    """`news` for a thread of the pool, whose connection may have grown old."""
+    close_old_connections()
+    return news(run_id, seen)
+
+
+def message(name: str, data: str, number: int | None = None) -> str:
+    """One server-sent event; every kind of line end starts a new data line."""
+    head = f"id: {number}\n" if number is not None else ""
+    lines = "".join(f"data: {line}\n" for line in re.split(r"\r\n|\r|\n", data))
+    return f"{head}event: {name}\n{lines}\n"
+
+
+class Hub:
+    """One subscription for the whole process, whose hints go to every page that waits for them."""
+
+    def __init__(self) -> None:
+        self._bells: dict[str, set[asyncio.Event]] = {}
+        self._reader: asyncio.Task[None] | None = None
+
+    @asynccontextmanager
+    async def listening(self, channel: str) -> AsyncIterator[asyncio.Event]:
+        """An event that is set whenever there may be something new."""
+        bell = asyncio.Event()
+        self._bells.setdefault(channel, set()).add(bell)
+        if self._reader is None or self._reader.done():
+            self._reader = asyncio.create_task(self._read())
+        try:
+            yield bell
+        finally:
+            self._forget(channel, bell)
+
+    def _forget(self, channel: str, bell: asyncio.Event) -> None:
+        self._bells[channel].discard(bell)
+        if not self._bells[channel]:
+            del self._bells[channel]
+        if not self._bells and self._reader:
+            self._reader.cancel()
+            self._reader = None
+
+    async def _read(self) -> None:
+        """Read hints for as long as anybody is interested; without Redis, try again each second."""
+        while True:
+            try:
+                await self._listen()
+            except (RedisError, OSError):
+                await asyncio.sleep(1)
+
+    async def _listen(self) -> None:
+        client = redis.from_url(settings.HERDWEB_REDIS_URL, socket_timeout=None)
+        async with client, client.pubsub() as subscription:
+            await subscription.psubscribe(jobs.channel("*"))
+            async for hint in subscription.listen():
+                self._ring(hint)
+
+    def _ring(self, hint: dict[str, Any]) -> None:
+        channel = hint["channel"]
+        name = channel.decode() if isinstance(channel, bytes) else str(channel)
+        for bell in self._bells.get(name, ()):
+            bell.set()
+
+
+HUB = Hub()
+Look = Callable[[UUID, int], News | None]
+
+
+async def stream(run_id: UUID, seen: int, look: Look = look) -> AsyncIterator[str]:
+    """Everything after event `seen` as server-sent events, until the run has ended.
+
+    `event` carries one event's HTML with its number as id, `facts` the parts that change with
+    the state, `end` says that nothing more will come.
+    """
+    ask = sync_to_async(look, thread_sensitive=False, executor=POOL)
+    clock = asyncio.get_running_loop().time
+    line = Line(clock)
+    async with HUB.listening(jobs.channel(str(run_id))) as bell:
+        while True:
+            bell.clear()
+            found = await ask(run_id, seen)
+            for text in line.messages(found):
+                yield text
+            if found is None or found.ended:
+                yield message("end", found.state if found else "gone")
+                return
+            seen = max(seen, found.last)
+            if len(found.events) < SLICE:
+                await ring_or_time(bell)
+
+
+async def ring_or_time(bell: asyncio.Event) -> None:
+    """Wait for a hint, but not for long: it may have been lost."""
+    try:
+        async with asyncio.timeout(LOOK):
+            await bell.wait()
+    except TimeoutError:
+        pass
+
+
+class Line:
+    """What one viewer was told last, and when."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._state = self._facts = ""
+        self._told = self._spoke = clock()
+
+    def messages(self, found: News | None) -> list[str]:
+        """What to send now: new events, facts that changed, or a comment that keeps the line open."""
+        if found is None:
+            return []
+        texts = [message("event", html, number) for number, html in found.events]
+        if self._facts_due(found):
+            self._state, self._facts, self._told = found.state, found.facts, self._clock()
+            texts.append(message("facts", found.facts))
+        if not texts and self._clock() - self._spoke >= SILENCE:
+            texts = [": still here\n\n"]
+        if texts:
+            self._spoke = self._clock()
+        return texts
+
+    def _facts_due(self, found: News) -> bool:
+        if found.facts == self._facts:
+            return False
+        return found.ended or found.state != self._state or self._clock() - self._told >= FACTS_EVERY

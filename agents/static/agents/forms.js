@@ -1,0 +1,41 @@
+// data-once: a form is sent once. data-submit-keys: Ctrl+Enter sends it. data-submit-on-change: so
+// does a choice. data-unless="mode=new": shown unless that radio button is chosen.
+"use strict";
+(() => {
+  document.querySelectorAll("form[data-once]").forEach((form) => {
+    form.addEventListener("submit", (event) => {
+      if (form.dataset.sent) event.preventDefault();
+      form.dataset.sent = "1";
+      form.querySelectorAll("button[type=submit]").forEach((button) => button.classList.add("btn-loading"));
+    });
+  });
+  // A page that comes back from the browser's history can be used again.
+  addEventListener("pageshow", () => {
+    document.querySelectorAll("form[data-once]").forEach((form) => {
+      delete form.dataset.sent;
+      form.querySelectorAll("button[type=submit]").forEach((button) => button.classList.remove("btn-loading"));
+    });
+  });
+  document.querySelectorAll("[data-submit-keys]").forEach((field) => {
+    field.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
+      event.preventDefault();
+      const buttons = field.form.querySelectorAll("button[type=submit]");
+      field.form.requestSubmit(buttons[buttons.length - 1]);
+    });
+  });
+  document.querySelectorAll("[data-submit-on-change]").forEach((field) => {
+    field.addEventListener("change", () => field.form.requestSubmit());
+  });
+  document.querySelectorAll("[data-unless]").forEach((field) => {
+    const [name, value] = field.dataset.unless.split("=");
+    const show = () => {
+      field.hidden = field.form.elements[name].value === value;
+    };
+    field.form.addEventListener("change", show);
+    show();
+  });
+  document.querySelectorAll("details[data-fold-when-narrow]").forEach((details) => {
+    if (matchMedia("(max-width: 991px)").matches) details.open = false;
+  });
+})();

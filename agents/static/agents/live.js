@@ -1,0 +1,154 @@
+// A run's page while it runs: events are appended in their order, each once, facts are replaced.
+// By server-sent events, or by asking again and again when a proxy holds those back.
+"use strict";
+(() => {
+  const list = document.querySelector("[data-live]");
+  if (!list) return;
+
+  const PATIENCE = 5000; // milliseconds until a silent stream is given up
+  const EVERY = 1000; // milliseconds between questions when there is no stream
+  const MOST = 5000; // events kept on the page
+  const NEAR = 120; // pixels from the end that count as being at the end
+
+  const jump = document.querySelector("[data-jump]");
+  const connection = document.querySelector("[data-connection]");
+  let last = Number(list.dataset.after);
+  let pending = [];
+  let drawing = false;
+  let source = null;
+  let polling = false;
+  let ended = list.dataset.terminal === "1";
+
+  const atEnd = () => innerHeight + scrollY >= document.documentElement.scrollHeight - NEAR;
+  const toEnd = () => scrollTo({ top: document.documentElement.scrollHeight });
+  const say = (text) => {
+    if (connection) connection.textContent = text;
+  };
+  const parse = (html) => {
+    const template = document.createElement("template");
+    template.innerHTML = html;
+    return template.content;
+  };
+
+  const draw = () => {
+    drawing = false;
+    const follow = atEnd();
+    const fresh = document.createDocumentFragment();
+    for (const html of pending) fresh.append(parse(html));
+    pending = [];
+    list.append(fresh);
+    trim(follow);
+    if (follow) toEnd();
+    offerJump();
+  };
+  // A page that is left open all night must not fill the browser's memory; earlier events stay a link away.
+  const trim = (follow) => {
+    const earlier = document.querySelector("[data-earlier]");
+    while (follow && list.children.length > MOST) list.firstElementChild.remove();
+    const first = list.firstElementChild;
+    if (!first || first.dataset.seq === "1") return;
+    earlier.hidden = false;
+    earlier.href = `?before=${first.dataset.seq}`;
+    earlier.querySelector("[data-earlier-count]").textContent = Number(first.dataset.seq) - 1;
+  };
+  const offerJump = () => {
+    if (jump) jump.hidden = atEnd();
+  };
+
+  const add = (seq, html) => {
+    if (seq <= last) return;
+    last = seq;
+    pending.push(html);
+    if (drawing) return;
+    drawing = true;
+    setTimeout(draw, 40);
+  };
+  const replace = (html) => {
+    parse(html)
+      .querySelectorAll("[data-part]")
+      .forEach((part) => {
+        const old = document.querySelector(`[data-part="${part.dataset.part}"]`);
+        if (!old || old.outerHTML === part.outerHTML) return;
+        if (part.dataset.state) showState(part.dataset.state, part.dataset.terminal === "1");
+        old.replaceWith(part);
+      });
+  };
+  const showState = (state, terminal) => {
+    document.title = `${state.replace("_", " ")} · ${list.dataset.name}`;
+    if (terminal) document.querySelectorAll("[data-until-ended]").forEach((element) => element.remove());
+  };
+  const finish = () => {
+    ended = true;
+    if (source) source.close();
+    source = null;
+  };
+
+  const listen = () => {
+    let heard = false;
+    let errors = 0;
+    const hear = () => {
+      heard = true;
+      errors = 0;
+      say("Live");
+    };
+    source = new EventSource(`${list.dataset.stream}?after=${last}`);
+    source.addEventListener("event", (message) => {
+      hear();
+      add(Number(message.lastEventId), message.data);
+    });
+    source.addEventListener("facts", (message) => {
+      hear();
+      replace(message.data);
+    });
+    source.addEventListener("end", finish);
+    source.addEventListener("error", () => {
+      errors += 1;
+      if (ended) return;
+      say("The connection was lost; trying again");
+      if (errors >= 3 || source.readyState === EventSource.CLOSED) poll();
+    });
+    setTimeout(() => {
+      if (!heard && !ended) poll();
+    }, PATIENCE);
+  };
+
+  const poll = () => {
+    if (source) source.close();
+    source = null;
+    if (!polling) ask();
+    polling = true;
+  };
+  const ask = async () => {
+    let wait = EVERY;
+    try {
+      const answer = await fetch(`${list.dataset.poll}?after=${last}`, { headers: { Accept: "application/json" } });
+      if (answer.status === 401) return loggedOut();
+      if (answer.status === 404) return say("This run is gone.");
+      if (!answer.ok) throw new Error(String(answer.status));
+      const news = await answer.json();
+      news.events.forEach((event) => add(event.seq, event.html));
+      replace(news.facts);
+      say("Live, asking every second");
+      if (news.ended) return finish();
+      if (news.events.length) wait = 100;
+    } catch {
+      say("The server does not answer; trying again");
+      wait = 3 * EVERY;
+    }
+    return setTimeout(ask, wait);
+  };
+  const loggedOut = () => {
+    if (!connection) return;
+    const link = document.createElement("a");
+    link.href = list.dataset.login;
+    link.textContent = "Log in again";
+    connection.replaceChildren("You were logged out. ", link);
+  };
+
+  addEventListener("scroll", offerJump, { passive: true });
+  addEventListener("resize", offerJump);
+  if (jump) jump.addEventListener("click", toEnd);
+  if (!location.hash && !ended) toEnd();
+  offerJump();
+  if (!ended) listen();
+})();

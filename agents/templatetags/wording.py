@@ -1,0 +1,113 @@
+"""How states, sizes, durations, money and foreign text are written: once, for every page."""
+
+import json
+import re
+from datetime import timedelta
+
+from django import template
+
+from agents.models import Event, Run
+from agents.models.fields import write_seconds
+from agents.models.run import TEXT_LIMIT
+from agents.runtimes import human_size
+
+register = template.Library()
+
+ANSI = re.compile(
+    r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)"  # OSC: titles, links
+    r"|\x1b[PX^_][^\x1b]*\x1b\\"  # DCS and other strings
+    r"|(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"  # CSI: colours, movements
+    r"|\x1b[ -/]*[0-~]"  # everything shorter
+)
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+# They make a line read otherwise than it is.
+DIRECTION = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+COLOURS = {
+    Run.State.QUEUED: "secondary",
+    Run.State.WAITING: "yellow",
+    Run.State.STARTING: "azure",
+    Run.State.RUNNING: "blue",
+    Run.State.CANCELLING: "orange",
+    Run.State.SUCCEEDED: "green",
+    Run.State.FAILED: "red",
+    Run.State.CANCELLED: "secondary",
+    Run.State.TIMED_OUT: "orange",
+    Run.State.LOST: "purple",
+}
+
+
+@register.filter
+def plain(text: object) -> str:
+    """Text of an agent without what a terminal would obey; the template escapes it."""
+    bare = ANSI.sub("", str(text)).replace("\r\n", "\n").replace("\r", "\n")
+    return DIRECTION.sub(lambda found: f"[U+{ord(found[0]):04X}]", CONTROL.sub("", bare))
+
+
+@register.filter
+def pretty(value: object) -> str:
+    """JSON for people."""
+    return plain(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+@register.filter
+def colour(state: str) -> str:
+    """The colour of a run's state."""
+    return COLOURS.get(Run.State(state), "secondary")
+
+
+@register.filter
+def words(name: str) -> str:
+    """A stored name as words."""
+    return name.replace("_", " ")
+
+
+@register.filter
+def duration(value: timedelta | None) -> str:
+    """0.42 s, 12 s, 3 min 05 s, 1 h 02 min."""
+    if value is None:
+        return ""
+    seconds = value.total_seconds()
+    if seconds < 10:
+        return f"{seconds:.2f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes_left = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes_left:02} min"
+    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+
+
+@register.filter
+def seconds(value: int) -> str:
+    """A limit as it is typed: 30s, 10m, 2h."""
+    return write_seconds(value)
+
+
+@register.filter
+def size(value: int | None) -> str:
+    """Bytes as people write them."""
+    return "" if value is None else human_size(value)
+
+
+@register.filter
+def money(value: float | None) -> str:
+    """Dollars; small amounts with the digits that matter."""
+    if value is None:
+        return ""
+    return f"${value:,.2f}" if value >= 1 else f"${value:.4f}"
+
+
+@register.filter
+def left_out(event: Event) -> bool:
+    """Whether the row of an event holds less than the line it came from."""
+    return event.is_cut or (event.payload is None and (event.length or 0) > TEXT_LIMIT)
+
+
+@register.filter
+def listing(value: object) -> str:
+    """A limit of whatever type, in one line."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict):
+        return ", ".join(f"{name}: {item}" for name, item in value.items())
+    return ", ".join(str(item) for item in value) if isinstance(value, list) else str(value)

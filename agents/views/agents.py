@@ -1,0 +1,64 @@
+"""Agents, and the form that starts a run."""
+
+from django.db.models import Count, OuterRef, QuerySet, Subquery
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import get_object_or_404, render
+from django.views.decorators.http import require_http_methods, require_safe
+
+from agents import jobs, sessions
+from agents.forms import RunForm
+from agents.models import Agent, Run, Session
+from agents.views.runs import listed
+
+# How many sessions the form offers, and how many runs are listed below it.
+OFFERED, RECENT = 20, 10
+
+
+@require_safe
+def agents(request: HttpRequest) -> HttpResponse:
+    """All agents with what they are doing and what became of their last runs."""
+    newest = Run.objects.filter(agent=OuterRef("pk")).order_by("-id").values("pk")[:1]
+    rows = list(Agent.objects.select_related("docker").annotate(last_run=Subquery(newest)))
+    last = listed(Run.objects.all()).in_bulk([row.last_run for row in rows if row.last_run])
+    live, waiting = tally(Run.LIVE), tally(Run.PENDING)
+    table = [
+        {
+            "agent": row,
+            "last": last.get(row.last_run),
+            "live": live.get(row.pk, 0),
+            "waiting": waiting.get(row.pk, 0),
+        }
+        for row in rows
+    ]
+    return render(request, "agents/agents.html", {"table": table})
+
+
+def tally(states: tuple[str, ...]) -> dict[int, int]:
+    """How many runs each agent has in these states."""
+    rows = Run.objects.filter(state__in=states).order_by().values("agent").annotate(number=Count("pk"))
+    return {row["agent"]: row["number"] for row in rows}
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+def agent(request: HttpRequest, name: str) -> HttpResponse:
+    """One agent at a glance; a POST starts a run and leads to its page."""
+    found = get_object_or_404(Agent.objects.select_related("docker"), name=name)
+    form = RunForm(found, request.POST or None, initial={"session": request.GET.get("session", "")})
+    if request.method == "POST":
+        form = RunForm(found, request.POST)
+        if form.is_valid():
+            run = jobs.submit(found, by=request.user, **form.submission)
+            return HttpResponseRedirect(run.get_absolute_url(), status=303)
+    return render(request, "agents/agent.html", about(found, form), status=422 if form.errors else 200)
+
+
+def about(found: Agent, form: RunForm) -> dict[str, object]:
+    """What the agent's page shows."""
+    offered: QuerySet[Session] = found.sessions.all()[:OFFERED]
+    return {
+        "agent": found,
+        "form": form,
+        "continuable": [session for session in offered if not sessions.why_not(session, found)],
+        "forkable": [session for session in offered if not sessions.why_not(session, found, fork=True)],
+        "runs": listed(found.runs.all())[:RECENT],
+    }

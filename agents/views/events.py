@@ -1,0 +1,57 @@
+"""Events of a run for scripts on its page: a stream, and the same by asking again and again."""
+
+from collections.abc import Callable, Coroutine
+from functools import wraps
+from typing import Any
+from uuid import UUID
+
+from asgiref.sync import sync_to_async
+from django.contrib.auth.decorators import login_not_required
+from django.db import connections
+from django.http import Http404, HttpRequest, HttpResponseBase, JsonResponse, StreamingHttpResponse
+from django.views.decorators.http import require_safe
+
+from agents import live
+from agents.models import Run
+
+View = Callable[[HttpRequest, UUID], Coroutine[Any, Any, HttpResponseBase]]
+
+
+def for_scripts(view: View) -> View:
+    """Answer 401 to those who are not logged in: a script can do nothing with the login page."""
+
+    @wraps(view)
+    async def guarded(request: HttpRequest, public_id: UUID) -> HttpResponseBase:
+        user = await request.auser()
+        if not user.is_authenticated:
+            return JsonResponse({"error": "Log in first."}, status=401)
+        return await view(request, public_id)
+
+    return login_not_required(guarded)
+
+
+@require_safe
+@for_scripts
+async def run_events(request: HttpRequest, public_id: UUID) -> HttpResponseBase:
+    """The next slice of events after `?after=`, with the facts beside them."""
+    found = await sync_to_async(live.news)(public_id, live.sequence(request.GET.get("after")))
+    if found is None:
+        raise Http404
+    events = [{"seq": number, "html": html} for number, html in found.events]
+    return JsonResponse({"events": events, "facts": found.facts, "state": found.state, "ended": found.ended})
+
+
+@require_safe
+@for_scripts
+async def run_stream(request: HttpRequest, public_id: UUID) -> HttpResponseBase:
+    """Server-sent events from where the reader left off."""
+    if not await Run.objects.filter(public_id=public_id).aexists():
+        raise Http404
+    # The stream reads through connections that all viewers share; this request's own is done.
+    await sync_to_async(connections.close_all)()
+    seen = live.sequence(request.headers.get("Last-Event-ID", request.GET.get("after")))
+    return StreamingHttpResponse(
+        live.stream(public_id, seen),
+        content_type="text/event-stream",
+        headers={"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"},
+    )

@@ -1,0 +1,131 @@
+"""Runs: the list, one run's page, its raw output, its end."""
+
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from asgiref.sync import sync_to_async
+from django.contrib import messages
+from django.db.models import QuerySet
+from django.db.models.functions import Left
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect, StreamingHttpResponse
+from django.shortcuts import aget_object_or_404, get_object_or_404, render
+from django.views.decorators.http import require_POST, require_safe
+
+from agents import jobs, live, machine
+from agents.models import Agent, Run
+from agents.views.paging import page_of
+
+# How many events a page shows; earlier ones are a link away.
+WINDOW = 300
+CHUNK = 256 * 1024
+
+
+def listed(runs: QuerySet[Run]) -> QuerySet[Any]:
+    """Runs as lists show them: the beginnings of their large texts only."""
+    lean = runs.defer("prompt", "config", "result", "reason").select_related("agent", "requested_by")
+    return lean.annotate(opening=Left("prompt", 200), why=Left("reason", 200))
+
+
+@require_safe
+def runs(request: HttpRequest) -> HttpResponse:
+    """All runs, newest first; the URL may name an agent and a state."""
+    names = list(Agent.objects.values_list("name", flat=True))
+    agent = known(request.GET.get("agent"), names)
+    state = known(request.GET.get("state"), Run.State.values)
+    rows = listed(Run.objects.all())
+    if agent:
+        rows = rows.filter(agent__name=agent)
+    if state:
+        rows = rows.filter(state=state)
+    context = {"page": page_of(request, rows), "names": names, "states": Run.State.values}
+    return render(request, "agents/runs.html", {**context, "agent": agent, "state": state})
+
+
+def known(value: str | None, choices: list[str]) -> str:
+    """A filter's value, if it is one that the filter offers."""
+    return value if value in choices and value is not None else ""
+
+
+@require_safe
+def run(request: HttpRequest, public_id: UUID) -> HttpResponse:
+    """One run: the same page while it runs and afterwards."""
+    rows = Run.objects.select_related("agent", "session", "container", "requested_by")
+    found = get_object_or_404(rows, public_id=public_id)
+    before = live.sequence(request.GET.get("before"))
+    events = window(found, before)
+    first, last = (events[0].seq, events[-1].seq) if events else (0, 0)
+    context = {
+        "run": found,
+        "config": found.agent_config,
+        "events": events,
+        "first": first,
+        "last": last,
+        "at_end": last >= found.event_count or not before,
+    }
+    return render(request, "agents/run.html", context)
+
+
+def window(found: Run, before: int) -> list[Any]:
+    """The last events, or the last before a number, in their order."""
+    rows = found.events.order_by("-seq")
+    if before:
+        rows = rows.filter(seq__lt=before)
+    return list(rows[:WINDOW])[::-1]
+
+
+@require_POST
+def run_cancel(request: HttpRequest, public_id: UUID) -> HttpResponse:
+    """Ask for the end of a run."""
+    found = get_object_or_404(Run, public_id=public_id)
+    if not jobs.cancel(found, request.user.get_username()):
+        messages.info(request, "The run had ended already.")
+    return HttpResponseRedirect(found.get_absolute_url(), status=303)
+
+
+@require_safe
+async def run_output(_: HttpRequest, public_id: UUID) -> StreamingHttpResponse:
+    """Standard output of a run as a file, byte for byte."""
+    found = await aget_object_or_404(Run, public_id=public_id)
+    path = machine.state().output(str(public_id))
+    return download(path, found.output_bytes, f"run-{found.short_id}-output.jsonl")
+
+
+@require_safe
+async def run_errors(_: HttpRequest, public_id: UUID) -> StreamingHttpResponse:
+    """Standard error of a run as a file, byte for byte."""
+    found = await aget_object_or_404(Run, public_id=public_id)
+    path = machine.state().errors(str(public_id))
+    return download(path, found.stderr_bytes, f"run-{found.short_id}-stderr.log")
+
+
+def download(path: Path, size: int, name: str) -> StreamingHttpResponse:
+    """What is recorded of a file; a browser never takes it for a page."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:
+        raise Http404("Nothing was printed, or its file is gone.") from None
+    length = min(size, os.fstat(descriptor).st_size)
+    headers = {
+        "Content-Disposition": f'attachment; filename="{name}"',
+        "Content-Length": str(length),
+        "X-Content-Type-Options": "nosniff",
+    }
+    return StreamingHttpResponse(
+        chunks(descriptor, length), content_type="text/plain; charset=utf-8", headers=headers
+    )
+
+
+async def chunks(descriptor: int, length: int) -> AsyncIterator[bytes]:
+    """The first `length` bytes of an open file, a piece at a time; it is closed in the end."""
+    try:
+        while length > 0:
+            piece = await sync_to_async(os.read, thread_sensitive=False)(descriptor, min(CHUNK, length))
+            if not piece:
+                return
+            length -= len(piece)
+            yield piece
+    finally:
+        os.close(descriptor)
