@@ -8,7 +8,7 @@ from django.core.validators import ProhibitNullCharactersValidator
 
 from agents import sessions
 from agents.models import Agent, DockerSettings, Session, rules
-from agents.models.fields import Between, JSONFormField, write_seconds
+from agents.models.fields import Between, ObjectFormField, write_seconds
 
 TRUE, FALSE = ("true", "on", "yes", "1"), ("false", "off", "no", "0", "")
 
@@ -65,7 +65,7 @@ def teach(field: forms.Field, rows: list[Any]) -> None:
         ours = [each for each in field.validators if not isinstance(each, ProhibitNullCharactersValidator)]
         field.validators = [*ours, rules.storable] if isinstance(field, forms.CharField) else ours
     if isinstance(field, forms.ChoiceField):
-        allowed = ", ".join(str(value) for value, _ in field.choices if value)
+        allowed = ", ".join(str(value) for value, _ in list(field.widget.choices) if value)
         field.error_messages["invalid_choice"] = f"%(value)s is not allowed. Choose: {allowed}."
 
 
@@ -80,7 +80,7 @@ class AgentForm(RowForm):
             "max_turns", "mcp_servers", "setting_sources", "working_directory", "time_limit", "idle_limit",
             "cancel_grace", "exit_grace", "output_limit", "max_concurrent",
         ]  # fmt: skip
-        field_classes = {"enabled": SwitchField, "mcp_servers": JSONFormField}
+        field_classes = {"enabled": SwitchField, "mcp_servers": ObjectFormField}
         error_messages = {"name": {"required": "Name is required."}}
 
     def clean_name(self) -> str:
@@ -169,7 +169,7 @@ class RunForm(forms.Form):
     def clean_session(self) -> Session | None:
         """This agent's session of that id; another's is not found, like one that does not exist."""
         text = self.cleaned_data["session"].strip()
-        if not text or self.data.get("mode") == self.NEW:
+        if not text or self.cleaned_data.get("mode") == self.NEW:
             return None
         try:
             return Session.objects.get(public_id=text, agent=self.agent)
@@ -184,6 +184,9 @@ class RunForm(forms.Form):
                 f"The agent {self.agent} is switched off. Switch it on in its configuration."
             )
         mode, session = data.get("mode") or self.NEW, data.get("session")
+        if session and not data.get("mode"):
+            # Nothing silently starts afresh.
+            self.add_error("mode", "Choose whether to continue the session or to fork it.")
         if mode != self.NEW and not session and "session" not in self.errors:
             self.add_error("session", "Choose the session.")
         if mode != self.NEW and session:

@@ -5,6 +5,7 @@ import re
 import shlex
 from collections.abc import Callable
 from contextlib import suppress
+from decimal import Decimal
 from typing import Any
 
 from django import forms
@@ -24,10 +25,10 @@ def shown(text: str) -> str:
 
 def parse_size(text: str) -> int:
     """Bytes from `512m`, `2g`, `1.5 GB`; the units are those of Docker, 1024 to the next."""
-    match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,6})?)\s*([kmgt]?)i?b?", text.strip().lower())
+    match = re.fullmatch(r"([0-9]{1,18}(?:\.[0-9]{1,6})?)\s*([kmgt]?)i?b?", text.strip().lower())
     if not match:
         raise ValidationError(f"{shown(text)} is not a size. Write it like 512m or 2g.")
-    return int(float(match[1]) * UNITS[match[2]])
+    return int(Decimal(match[1]) * UNITS[match[2]])
 
 
 def parse_seconds(text: str) -> int:
@@ -102,7 +103,7 @@ class LinesFormField(forms.CharField):
 
     def to_python(self, value: Any) -> Any:
         """A list of strings."""
-        text = super().to_python(json.dumps(value) if isinstance(value, list) else value)
+        text = super().to_python(json.dumps(value) if isinstance(value, list) else value) or ""
         if text.lstrip().startswith("["):
             return strings(text)
         lines = [line for line in text.splitlines() if line.strip()]
@@ -126,7 +127,7 @@ class PairsFormField(forms.CharField):
 
     def to_python(self, value: Any) -> Any:
         """A map of strings to strings."""
-        text = super().to_python(json.dumps(value) if isinstance(value, dict) else value)
+        text = super().to_python(json.dumps(value) if isinstance(value, dict) else value) or ""
         if text.lstrip().startswith("{"):
             return string_map(text)
         return dict(pair(line) for line in text.splitlines() if line.strip())
@@ -138,13 +139,16 @@ class PairsFormField(forms.CharField):
         return written(self, "\n".join(f"{name}={item}" for name, item in value.items()), value)
 
 
-class JSONFormField(forms.JSONField):
-    """JSON of any kind; empty means an empty object, and no text is too strange to be refused."""
+class ObjectFormField(forms.JSONField):
+    """A JSON object; empty means an empty one, and no text is too strange to be refused."""
 
     def to_python(self, value: Any) -> Any:
-        """What the text says."""
-        found = load_json(value) if isinstance(value, str) and value.strip() else value
-        return {} if found in (None, "") or (isinstance(found, str) and not found.strip()) else found
+        """A map."""
+        if isinstance(value, str):
+            value = load_json(value) if value.strip() else None
+        if not isinstance(value, dict | None):
+            raise ValidationError('A JSON object is expected, like {"name": {}}.')
+        return value or {}
 
     def bound_data(self, data: Any, initial: Any) -> Any:
         """What was typed, as it was typed."""
@@ -200,7 +204,7 @@ def pair(line: str) -> tuple[str, str]:
     return name, value
 
 
-class SizeField(models.BigIntegerField):
+class SizeField(models.BigIntegerField):  # type: ignore[type-arg]
     """Bytes."""
 
     def formfield(self, **options: Any) -> Any:
@@ -208,7 +212,7 @@ class SizeField(models.BigIntegerField):
         return super(models.IntegerField, self).formfield(**{"form_class": SizeFormField, **options})
 
 
-class SecondsField(models.PositiveIntegerField):
+class SecondsField(models.PositiveIntegerField):  # type: ignore[type-arg]
     """Seconds."""
 
     def formfield(self, **options: Any) -> Any:
