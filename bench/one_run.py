@@ -81,11 +81,12 @@ def floor(agent: Agent) -> float:
     with runner.connected(host) as client:
         wanted = {**runner.options(command, host), "mounts": runner.mounts(command, host, STATE)}
         container = client.containers.create(**wanted)
-        stream = client.api.attach(container.id, stdout=True, stderr=True, stream=True, demux=True)
+        name = str(container.id)
+        stream = client.api.attach(name, stream=True, demux=True)
         container.start()
         for _ in stream:
             pass
-        client.api.wait(container.id)
+        client.api.wait(name)
         container.reload()
         container.remove(v=True, force=True)
     return time.monotonic() - started

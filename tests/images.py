@@ -31,7 +31,8 @@ def tiny_tar() -> bytes:
             tar.addfile(link)
         for folder in ("tmp", "etc", "proc", "sys", "dev", "run"):
             entry = tarfile.TarInfo(folder)
-            entry.type, entry.mode = tarfile.DIRTYPE, 0o755
+            # The engine gives a memory file system the mode of the directory below it.
+            entry.type, entry.mode = tarfile.DIRTYPE, 0o1777 if folder == "tmp" else 0o755
             tar.addfile(entry)
     return buffer.getvalue()
 

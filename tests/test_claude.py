@@ -60,6 +60,12 @@ def kinds(run: Run) -> list[str]:
     return list(Event.objects.filter(run=run).order_by("seq").values_list("kind", flat=True))
 
 
+def payload(run: Run, kind: str) -> dict[str, Any]:
+    event = Event.objects.filter(run=run, kind=kind).order_by("seq")[0]
+    assert event.payload is not None
+    return dict(event.payload)
+
+
 def test_a_run_with_a_tool_is_told_in_full(claude: Agent) -> None:
     done = run(claude, "RUN echo made-in-$((40+2))")
     assert (done.state, done.exit_code) == ("succeeded", 0)
@@ -67,7 +73,7 @@ def test_a_run_with_a_tool_is_told_in_full(claude: Agent) -> None:
         "text", "tool_use", "tool_result", "text", "result",
     ]  # fmt: skip
     assert "made-in-42" in done.events.get(kind="tool_result").text
-    assert done.events.get(kind="tool_use").payload["block"]["input"]["command"] == "echo made-in-$((40+2))"
+    assert payload(done, "tool_use")["block"]["input"]["command"] == "echo made-in-$((40+2))"
 
 
 def test_the_claims_of_the_result_message_are_stored(claude: Agent) -> None:
@@ -158,9 +164,7 @@ def test_mcp_servers_and_the_system_prompt_travel_as_files(claude: Agent, messag
     Agent.objects.update(mcp_servers={"gone": {"command": "/nonexistent"}})
     claude.refresh_from_db()
     done = run(claude, "Hello")
-    init = done.events.filter(kind="system").first()
-    assert init is not None
-    assert [server["name"] for server in init.payload["mcp_servers"]] == ["gone"]
+    assert [server["name"] for server in payload(done, "system")["mcp_servers"]] == ["gone"]
     assert "--Speak plainly." in str(messages_api.requests[-1]["body"]["system"])
 
 
