@@ -25,7 +25,7 @@ newest_python() {
 
 install() {
     echo "herdweb: installing Python packages into $VENV" >&2
-    "$python" -m pip install --quiet --disable-pip-version-check --no-input "$@"
+    PIP_USE_PEP517=1 "$python" -m pip install --quiet --disable-pip-version-check --no-input "$@"
 }
 
 if [ ! -x "$python" ] || ! "$python" -c 'import pip' 2>/dev/null; then

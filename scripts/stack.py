@@ -34,6 +34,7 @@ SYSTEM_PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/local/sbin:/usr/sbin:/
 DEFAULT_SOCKET = "unix:///var/run/docker.sock"
 # In seconds: how long Redis and the engine may take to start, and to end.
 START_LIMIT, END_LIMIT = 30, 15
+FORBIDDEN = "permission denied"
 ENDED_BY_SIGNAL = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 
 
@@ -181,7 +182,7 @@ def engine(log: Path) -> Iterator[None]:
     if not trouble:
         yield
     elif os.geteuid() or not program or not (host or DEFAULT_SOCKET).startswith("unix://"):
-        say(f"Docker does not answer ({trouble}). {remedy(host, program)}")
+        say(f"Docker does not answer ({trouble}). {remedy(trouble, host, program)}")
         say("Agents with Docker off run all the same.")
         yield
     elif Path("/run/systemd/system").is_dir() and not host:
@@ -203,20 +204,21 @@ def silence() -> str:
     try:
         client = docker.from_env(timeout=5)
     except (DockerException, RequestException) as error:
-        return "permission denied" if "PermissionError" in str(error) else "nothing listens"
+        return FORBIDDEN if "PermissionError" in str(error) else "nothing listens"
     client.close()
     return ""
 
 
-def remedy(host: str, program: str | None) -> str:
+def remedy(trouble: str, host: str, program: str | None) -> str:
     """What a person can do for an engine that we cannot start."""
     if host:
         return f"It was looked for at DOCKER_HOST, {host}."
-    if os.geteuid() == 0 or not program:
-        return "Install it: sudo apt-get install -y docker.io"
+    if trouble == FORBIDDEN:
+        return "Join the group that may use it: sudo usermod -aG docker $USER, then log in again."
     return (
-        "Start it: sudo systemctl start docker. If it runs, join the group that may use it:"
-        " sudo usermod -aG docker $USER, then log in again."
+        "Start it: sudo systemctl start docker"
+        if program
+        else "Install it: sudo apt-get install -y docker.io"
     )
 
 
@@ -224,13 +226,18 @@ def prepare(environment: Environment) -> None:
     """Bring the database up to date, fill a new one, and see to the image."""
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "herdweb.settings")
     import django
+    from django.conf import settings
     from django.core.management import call_command
     from django.db import connections
 
     django.setup()
+    # WhiteNoise warns of a directory that is not there; it fills only by collectstatic.
+    Path(settings.STATIC_ROOT).mkdir(exist_ok=True)
     agent_image(environment)
     call_command("migrate", verbosity=0)
     call_command("seed")
+    # Otherwise the password would wait in a buffer for the end of the stack.
+    sys.stdout.flush()
     connections.close_all()
 
 

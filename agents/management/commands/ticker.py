@@ -10,8 +10,10 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 from django.db import DatabaseError, close_old_connections
+from redis.exceptions import RedisError
 
 from agents import jobs
+from agents.runtimes import RunError
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +37,9 @@ class Command(BaseCommand):
 def every(seconds: float, work: Callable[[], None]) -> None:
     """Do the work for ever, whatever happens to it."""
     complaint = ""
+    if threading.current_thread() is not threading.main_thread():
+        # Signals are for the main thread: only its sleep is to be cut short.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     while True:
         complaint = attempt(work, complaint)
         close_old_connections()
@@ -45,13 +50,12 @@ def attempt(work: Callable[[], None], before: str) -> str:
     """Do the work once; the same complaint as before is not logged again."""
     try:
         work()
-    except DatabaseError as error:
-        complaint = f"The database is away or refuses: {error}"
-        if complaint != before:
-            logger.warning(complaint)
-        return complaint
+    except (DatabaseError, RedisError, RunError) as error:
+        if str(error) != before:
+            logger.warning("The ticker goes on without what is away: %s", error)
+        return str(error)
     except Exception as error:
-        if repr(error) != before:
+        if str(error) != before:
             logger.exception("The ticker goes on after a mistake of ours.")
-        return repr(error)
+        return str(error)
     return ""
