@@ -230,7 +230,7 @@ def test_trigger_names_the_container(
     make_agent: MakeAgent, workers: Callable[..., object], tiny_image: str
 ) -> None:
     workers(1)
-    make_agent("web", docker_enabled=True, docker_image=tiny_image)
+    make_agent("web", docker_enabled=True, docker_image=tiny_image, docker_network="none")
     run = json.loads(manage("trigger", "web", "--prompt", "go", "--wait", "--json").stdout)
     check_schema(run)
     assert (run["state"], run["reason"]) == ("succeeded", "Finished.")
