@@ -206,10 +206,12 @@ class Supervision:
         """Into the terminal state that the cause of a stop, or else the outcome, leads to."""
         self.run.refresh_from_db(fields=["state", "stop_cause", "stop_by", "reason"])
         state, verdict = self._verdict(outcome)
-        if not self.run.finish(self.owner, state, verdict):
-            raise LeaseLost(str(self.run.public_id))
-        sessions.remember(self.run)
-        self.run.note(f"Run {state.replace('_', ' ')}: {verdict.reason}", state=state)
+        # One transaction: whoever sees the state sees the last event, too.
+        with transaction.atomic():
+            if not self.run.finish(self.owner, state, verdict):
+                raise LeaseLost(str(self.run.public_id))
+            sessions.remember(self.run)
+            self.run.note(f"Run {state.replace('_', ' ')}: {verdict.reason}", state=state)
         self.notify(self.run)
 
     def _verdict(self, outcome: Outcome) -> tuple[str, Outcome]:

@@ -148,7 +148,11 @@ def events(body: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def empty(block: dict[str, Any]) -> dict[str, Any]:
-    blank = {"text": {"text": ""}, "thinking": {"thinking": "", "signature": ""}, "tool_use": {"input": {}}}
+    blank: dict[str, dict[str, Any]] = {
+        "text": {"text": ""},
+        "thinking": {"thinking": "", "signature": ""},
+        "tool_use": {"input": {}},
+    }
     return {**block, **blank[block["type"]]}
 
 
