@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.apps import apps
 from django.contrib import admin
+from django.contrib.admin.widgets import AdminTextInputWidget
 from django.core.paginator import Paginator
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest
@@ -14,6 +15,7 @@ from django.utils.html import format_html
 
 from agents.forms import AgentForm, DockerSettingsForm
 from agents.models import Agent, Container, DockerSettings, Event, Run, Session
+from agents.models.fields import SecondsField, SizeField
 
 if TYPE_CHECKING:
     Inline = admin.StackedInline[DockerSettings, Agent]
@@ -32,6 +34,9 @@ if admin.site.is_registered(DASHBOARD):
     admin.site.unregister(DASHBOARD)
 
 FOR_ADMINISTRATORS = "Fields that decide what an agent can reach; administrators (superusers) change them."
+
+# Written with a unit, so not in a browser's box for numbers.
+WRITTEN: Any = {field: {"widget": AdminTextInputWidget} for field in (SizeField, SecondsField)}
 
 
 def is_administrator(request: HttpRequest) -> bool:
@@ -55,6 +60,7 @@ class DockerSettingsInline(Inline):
     min_num = max_num = 1
     extra = 0
     can_delete = False
+    formfield_overrides = WRITTEN
     fieldsets = [
         (None, {"fields": ["enabled", "memory", "cpus", "pids_limit", "workspace_mode", "tmpfs", "labels"]}),
         (
@@ -74,6 +80,7 @@ class AgentAdmin(AgentBase):
 
     form = AgentForm
     inlines = [DockerSettingsInline]
+    formfield_overrides = WRITTEN
     list_display = ["name", "enabled", "runtime", "model", "in_container", "max_concurrent", "updated"]
     list_filter = ["enabled", "runtime", "docker__enabled"]
     list_select_related = ["docker"]

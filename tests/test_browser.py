@@ -1,0 +1,202 @@
+"""The whole walk in a real browser."""
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from django.contrib.auth.models import User
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+
+from agents import jobs
+from agents.models import Agent, Event, Run
+from tests.conftest import ROOT, execute, until
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.browser]
+MakeAgent = Callable[..., Agent]
+ARTIFACTS = ROOT / "artifacts"
+ARGUMENTS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+SLOWLY = ["sh", "-c", "for i in $(seq 1 60); do echo line-$i; sleep 0.1; done"]
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    with pytest.MonkeyPatch.context() as patch, sync_playwright() as playwright:
+        # Playwright's loop runs in this thread, and Django would take our queries for a mistake.
+        patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def context(chromium: Browser, web: str) -> Iterator[BrowserContext]:
+    context = chromium.new_context(base_url=web, viewport={"width": 1280, "height": 800})
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def page(context: BrowserContext, admin: User) -> Iterator[Page]:
+    """Logged in; every complaint of the browser, also about the policy, fails the test."""
+    page = context.new_page()
+    complaints: list[str] = []
+    page.on(
+        "console", lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None
+    )
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto("/")
+    page.get_by_label("Username").fill("admin")
+    page.get_by_label("Password").fill("a-password-for-tests")
+    page.get_by_role("button", name="Log in").click()
+    expect(page.get_by_role("heading", name="Agents")).to_be_visible()
+    yield page
+    assert complaints == []
+
+
+def picture(page: Page, name: str) -> None:
+    ARTIFACTS.mkdir(exist_ok=True)
+    page.screenshot(path=ARTIFACTS / f"{name}.png", full_page=True)
+
+
+def lines(page: Page) -> list[str]:
+    return re.findall(r"line-\d+", page.locator(".own-events").inner_text())
+
+
+def expected(count: int) -> list[str]:
+    return [f"line-{number}" for number in range(1, count + 1)]
+
+
+def test_from_the_admin_to_the_end_of_a_run_in_a_container(
+    page: Page, make_agent: MakeAgent, workers: Callable[..., object], tiny_image: str
+) -> None:
+    make_agent("counter", runtime="command", command=SLOWLY, docker_image=tiny_image, docker_network="none")
+    workers(1)
+    page.goto("/agents/counter/")
+    page.get_by_role("link", name="Configure").click()
+    page.locator("#id_docker-0-enabled").check()
+    picture(page, "admin-agent")
+    page.locator("input[name=_save]").first.click()
+    expect(page.get_by_text("was changed successfully")).to_be_visible()
+    page.goto("/agents/counter/")
+    expect(page.get_by_text("in a container of")).to_be_visible()
+    page.get_by_label("Prompt").fill("Count to sixty.")
+    page.get_by_role("button", name="Run", exact=True).click()
+    expect(page.get_by_text("line-5", exact=True)).to_be_visible(timeout=20_000)
+    assert len(lines(page)) < 60
+    page.reload()
+    picture(page, "run-live")
+    expect(page.get_by_text("line-60", exact=True)).to_be_visible(timeout=20_000)
+    expect(page.locator("[data-part=facts]").get_by_text("succeeded")).to_be_visible()
+    assert lines(page) == expected(60)
+    assert page.title().startswith("succeeded")
+    expect(page.get_by_role("button", name="Cancel")).to_have_count(0)
+    page.get_by_role("link", name=re.compile("^herdweb-")).click()
+    expect(page.get_by_text("Limits, as the engine applied them")).to_be_visible()
+
+
+def test_a_second_tab_sees_the_same_and_the_reader_who_scrolled_up_is_left_alone(
+    page: Page, context: BrowserContext, make_agent: MakeAgent
+) -> None:
+    run = jobs.submit(make_agent(), "x")
+    for text in expected(100):
+        run.note(text)
+    page.goto(run.get_absolute_url())
+    other = context.new_page()
+    other.goto(run.get_absolute_url())
+    expect(page.get_by_text("line-100", exact=True)).to_be_in_viewport()
+    other.evaluate("scrollTo({top: 0})")
+    expect(other.get_by_role("button", name="Follow")).to_be_visible()
+    for text in expected(130)[100:]:
+        run.note(text)
+    expect(page.get_by_text("line-130", exact=True)).to_be_in_viewport()
+    expect(other.get_by_text("line-130", exact=True)).not_to_be_in_viewport()
+    assert lines(page) == lines(other) == expected(130)
+    other.get_by_role("button", name="Follow").click()
+    expect(other.get_by_text("line-130", exact=True)).to_be_in_viewport()
+
+
+def test_a_page_whose_stream_is_held_back_asks_by_itself(page: Page, make_agent: MakeAgent) -> None:
+    run = jobs.submit(make_agent(), "x")
+    # A proxy that waits for the end of an answer before it passes anything on.
+    page.add_init_script("window.EventSource = class extends EventTarget { close() {} };")
+    page.goto(run.get_absolute_url())
+    for text in expected(3):
+        run.note(text)
+    expect(page.get_by_text("line-3", exact=True)).to_be_visible(timeout=15_000)
+    run.withdraw("somebody")
+    run.note("the last word")
+    expect(page.get_by_text("the last word")).to_be_visible()
+    assert lines(page) == expected(3)
+    assert page.title().startswith("cancelled")
+
+
+def test_cancelling_is_seen_without_a_reload(
+    page: Page, make_agent: MakeAgent, workers: Callable[..., object]
+) -> None:
+    workers(1)
+    run = jobs.submit(make_agent(runtime="command", command=["sleep", "60"]), "x")
+    page.goto(run.get_absolute_url())
+    until(lambda: Run.objects.get().state == "running", "It did not start")
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.locator("[data-part=state]").get_by_text("Cancelled by admin.")).to_be_visible(timeout=15_000)
+    expect(page.get_by_role("button", name="Cancel")).to_have_count(0)
+
+
+def test_what_is_hostile_does_nothing_in_a_browser(page: Page, make_agent: MakeAgent) -> None:
+    text = "<img src=x onerror=document.title='owned'><script>document.title='owned'</script>\x1b[31mred"
+    run = execute(jobs.submit(make_agent(description=text), text))
+    for kind in Event.Kind.values:
+        run.note(text)
+        Event.objects.filter(seq=run.event_count).update(kind=kind, payload={"block": {"input": text}})
+    for path in ("/", "/agents/probe/", run.get_absolute_url(), f"/admin/agents/run/{run.pk}/change/",
+                 "/admin/agents/event/", "/admin/agents/agent/"):  # fmt: skip
+        page.goto(path)
+        assert "owned" not in page.title(), path
+        assert page.locator("img[src=x]").count() == 0, path
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_pages_fit_a_telephone_and_a_desk(
+    page: Page, make_agent: MakeAgent, tiny_image: str, scheme: str
+) -> None:
+    run = gallery(make_agent, tiny_image)
+    assert run.session
+    assert run.container
+    page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+    shown = {
+        "agents": "/", "agent": "/agents/reviewer/", "runs": "/runs/", "run": run.get_absolute_url(),
+        "sessions": "/sessions/", "session": run.session.get_absolute_url(), "containers": "/containers/",
+        "container": run.container.get_absolute_url(), "help": "/help/", "admin": "/admin/",
+    }  # fmt: skip
+    for width, device in ((1280, "desk"), (390, "phone")):
+        page.set_viewport_size({"width": width, "height": 800})
+        for name, path in shown.items():
+            page.goto(path)
+            picture(page, f"{name}-{device}-{scheme}")
+            if name != "admin":
+                assert page.evaluate("document.documentElement.scrollWidth") <= width, (name, device)
+
+
+def gallery(make_agent: MakeAgent, image: str) -> Run:
+    """Agents and runs of many kinds, for pictures."""
+    make_agent("nightly-report", description="Sums up what changed since yesterday.", enabled=False)
+    failing = make_agent(
+        "docs-checker", runtime="command", command=["sh", "-c", "echo broken link >&2; exit 3"]
+    )
+    execute(jobs.submit(failing, "Check every link in docs/."))
+    agent = make_agent(
+        "reviewer", runtime="command", command=["cat"], docker_enabled=True, docker_image=image,
+        docker_network="none", description="Reads pull requests and comments on them.",
+    )  # fmt: skip
+    run = execute(jobs.submit(agent, TRANSCRIPT))
+    waiting = jobs.submit(agent, "Review the branch feature/paging as well.")
+    waiting.wait(f"Agent limit 1/1: run {run.short_id} is live.")
+    run.refresh_from_db()
+    return run
+
+
+TRANSCRIPT = (Path(__file__).parent / "transcript.jsonl").read_text()
