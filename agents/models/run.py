@@ -7,9 +7,8 @@ Nothing else writes `state`.
 import json
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.conf import settings
 from django.db import connection, models, transaction
@@ -360,8 +359,7 @@ class Event(models.Model):
         return bool(self.length and self.length > TEXT_LIMIT and len(self.text) >= TEXT_LIMIT)
 
 
-@dataclass(frozen=True, slots=True)
-class NewEvent:
+class NewEvent(NamedTuple):
     """An event that has no number yet; `payload` as JSON text."""
 
     kind: str

@@ -1,9 +1,13 @@
-"""The values that cross the border of the runtimes: plain, frozen, without Django."""
+"""The values that cross the border of the runtimes: plain, frozen, without Django.
+
+Those that exist once a line are named tuples, which are made four times as fast as frozen
+dataclasses; an agent may print a hundred thousand lines in a second.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 Stream = Literal["stdout", "stderr"]
 Kind = Literal["status", "system", "text", "thinking", "tool_use", "tool_result", "stderr", "result", "error"]
@@ -143,8 +147,7 @@ class Offsets:
 FROM_THE_START = Offsets()
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(NamedTuple):
     """One line with its newline; without one if it is the last or longer than a line may be."""
 
     stream: Stream
@@ -206,8 +209,7 @@ class Result:
     output_tokens: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """One event of the agent: `text` for people, `payload` the JSON that it came from."""
 
     kind: Kind
@@ -217,8 +219,7 @@ class Message:
     version: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Parsed:
+class Parsed(NamedTuple):
     """A line with the byte offset at which it begins and the messages that it holds."""
 
     line: Line
