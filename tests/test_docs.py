@@ -2,6 +2,7 @@
 
 import json
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -95,3 +96,9 @@ def test_links_and_files_exist(page: Path) -> None:
         assert (page.parent / target).exists() or target == "docs/screenshot.png", target
     for path in re.findall(r"`((?:agents|tests|templates|docs|scripts)/[\w/.-]+)`", text):
         assert (ROOT / path).exists(), path
+
+
+def test_every_layer_has_its_place_in_the_architecture() -> None:
+    contract = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]
+    said = (DOCS / "architecture.md").read_text()
+    assert [layer for layer in contract["layers"][:-2] if f"\n{layer}\n" not in said] == []
