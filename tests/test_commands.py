@@ -406,6 +406,15 @@ def test_run_events_follows_without_gaps(make_agent: MakeAgent, workers: Callabl
     assert events[-1]["payload"] == {"state": "succeeded"}
 
 
+def test_run_events_ends_quietly_when_nobody_reads_on(make_agent: MakeAgent) -> None:
+    run = execute(jobs.submit(make_agent("web"), "\n".join("x" * 500 for _ in range(2000))))
+    pipe = f"{sys.executable} manage.py run_events {run.public_id} | head -n 1"
+    done = subprocess.run(
+        pipe, shell=True, cwd=ROOT, env=process_environment(), capture_output=True, text=True, check=False
+    )
+    assert (len(done.stdout.splitlines()), done.stderr) == (1, "")
+
+
 @pytest.mark.parametrize("run", ["0", "-1", "9e99", "../1", "zzzzzz", "abc", "\x00", "1" * 33])
 def test_a_run_that_cannot_be_is_refused(run: str) -> None:
     assert "is not a run's id" in refusal("run_events", "--", run)[0]

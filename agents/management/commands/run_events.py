@@ -1,5 +1,6 @@
 """Print what happened in a run, and go on while it happens."""
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -43,6 +44,9 @@ class Command(BaseCommand):
                 self.stdout.flush()
         except KeyboardInterrupt:
             sys.exit(INTERRUPTED)
+        except BrokenPipeError:
+            # The reader, `head` for example, has seen enough; nothing may be flushed to it at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def line(event: Event) -> str:
