@@ -44,6 +44,8 @@ class Refused(Exception):
 
 def main(arguments: Sequence[str]) -> int:
     """Do what the command line says; the exit code."""
+    # A shell's background job would have been told to ignore it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
