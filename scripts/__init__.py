@@ -1,0 +1,1 @@
+"""What sets a machine up, checks the code and runs the stack."""
