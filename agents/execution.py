@@ -20,8 +20,17 @@ logger = logging.getLogger(__name__)
 
 # How often a run's row is read for a wish to stop, and its lease renewed; in seconds.
 LOOK, RENEW = 0.3, 3.0
-# What a process on the host is given when its worker has to go.
+# What a process on the host is given when its worker has to go; in seconds.
 LEAVE_GRACE = 3
+WORKER_LEFT = "Its worker was stopped; only runs in containers go on without one."
+
+# Where a run goes that was stopped by us; cancelling and the result have rules of their own.
+ENDS = {
+    Run.Cause.TIME: Run.State.TIMED_OUT,
+    Run.Cause.IDLE: Run.State.TIMED_OUT,
+    Run.Cause.OUTPUT: Run.State.FAILED,
+    Run.Cause.WORKER: Run.State.LOST,
+}
 
 Notify = Callable[[Run], None]
 
@@ -74,7 +83,7 @@ class Supervision:
         Raises LeaseLost when it does; the container is left alone then.
         """
         try:
-            handed_over = self._ended_before() or self._work()
+            handed_over = self._work()
         except RunError as error:
             self._finish(Outcome(ok=False, reason=str(error)))
         else:
@@ -85,21 +94,9 @@ class Supervision:
         """End a run over a mistake of ours; the reconciler removes what it left."""
         self._finish(Outcome(ok=False, reason=f"herdweb failed: {type(error).__name__}: {error}"))
 
-    def _ended_before(self) -> bool:
-        """Take up the end that a dead worker has stored but not acted on; never "handed over"."""
-        container = self.run.container
-        if container and container.finished_at:
-            self.end = Exit(
-                code=container.exit_code,
-                signal=container.signal,
-                oom=container.oom,
-                memory_limit=int(container.limits.get("memory") or 0),
-                note=container.note,
-            )
-        return False
-
     def _work(self) -> bool:
         """Execute, or go on with what is executing; True if the run was handed over."""
+        self.end = stored_end(self.run)
         if self.end:
             return False
         _, request = sessions.settle(self.run, self.config, self.runtime)
@@ -179,6 +176,8 @@ class Supervision:
     def _grace_left(self) -> float:
         """Of the agent's grace, what a former worker has not used up already."""
         asked = self.run.stop_requested_at or timezone.now()
+        if self.run.stop_cause == Run.Cause.WORKER:
+            return LEAVE_GRACE
         return max(0.0, self.config.cancel_grace - (timezone.now() - asked).total_seconds())
 
     def _hand_over(self) -> bool:
@@ -187,9 +186,8 @@ class Supervision:
             self.run.note("The worker was stopped; the next one takes over.")
             return self.run.release(self.owner)
         self.leaving = False
-        self.run.note("The worker was stopped, and a run outside a container ends with it.")
-        self.end = Exit(code=None, note="Its worker was stopped; only runs in containers go on without one.")
-        self.runtime.stop(LEAVE_GRACE)
+        if self.run.stop(Run.Cause.WORKER, "herdweb", WORKER_LEFT):
+            self.run.note(WORKER_LEFT)
         return False
 
     def _removed(self) -> None:
@@ -216,14 +214,13 @@ class Supervision:
 
     def _verdict(self, outcome: Outcome) -> tuple[str, Outcome]:
         cause, why = self.run.stop_cause, self.run.reason
-        states = {Run.Cause.TIME: Run.State.TIMED_OUT, Run.Cause.IDLE: Run.State.TIMED_OUT}
         killed = " It did not end when asked and was killed." if self.end and self.end.signal == 9 else ""
         if cause == Run.Cause.CANCEL:
             return Run.State.CANCELLED, Outcome(ok=False, reason=f"Cancelled by {self.run.stop_by}.{killed}")
         if cause == Run.Cause.RESULT:
             return self._after_result(why)
         if cause:
-            return states.get(Run.Cause(cause), Run.State.FAILED), Outcome(ok=False, reason=why + killed)
+            return ENDS[Run.Cause(cause)], Outcome(ok=False, reason=why + killed)
         if self.end and self.end.code is None:
             return Run.State.LOST, outcome
         return (Run.State.SUCCEEDED if outcome.ok else Run.State.FAILED), outcome
@@ -233,6 +230,20 @@ class Supervision:
         if self.run.result_is_error:
             return Run.State.FAILED, Outcome(ok=False, reason=f"{self.run.result} {why}".strip())
         return Run.State.SUCCEEDED, Outcome(ok=True, reason=f"{why} It was stopped.", suspect=True)
+
+
+def stored_end(run: Run) -> Exit | None:
+    """The end that a dead worker has stored but not acted on."""
+    container = run.container
+    if container is None or container.finished_at is None:
+        return None
+    return Exit(
+        code=container.exit_code,
+        signal=container.signal,
+        oom=container.oom,
+        memory_limit=int(container.limits.get("memory") or 0),
+        note=container.note,
+    )
 
 
 class Output:

@@ -92,7 +92,8 @@ def execute(run_id: str) -> None:
     structlog.contextvars.bind_contextvars(run=str(run.public_id), agent=run.agent.name)
     publish(run)
     supervise(execution.Supervision(run, owner, publish))
-    ring_all(waiting_for(run))
+    run.agent.refresh_from_db()
+    ring_all(reconcile.startable(run.agent))
 
 
 def supervise(supervision: execution.Supervision) -> None:
@@ -113,12 +114,6 @@ def supervise(supervision: execution.Supervision) -> None:
         signal.signal(signal.SIGTERM, before)
     if not run.is_terminal:
         ring(run)
-
-
-def waiting_for(run: Run) -> Iterable[Run]:
-    """The runs that may start now that this one has ended: of its agent, the oldest first."""
-    waiting = Run.objects.filter(agent=run.agent, state=Run.State.WAITING).order_by("id")
-    return waiting[: max(run.agent.max_concurrent, 1) * 2]
 
 
 def tick(now: datetime | None = None) -> None:

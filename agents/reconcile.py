@@ -9,7 +9,7 @@ from django.db.models import Q
 from django.utils import timezone
 
 from agents import machine
-from agents.models import Container, Run
+from agents.models import Agent, Container, Run
 from agents.runtimes import leftovers
 
 # A row is written before its container, but the two are not one transaction.
@@ -23,8 +23,20 @@ def abandoned() -> Iterator[Run]:
 
 
 def pending() -> Iterator[Run]:
-    """Runs that wait for a worker or for their turn, the oldest first."""
-    yield from Run.objects.filter(state__in=Run.PENDING).order_by("id")
+    """Runs that wait for a worker, and those that wait for their turn when it has come."""
+    yield from Run.objects.filter(state=Run.State.QUEUED).order_by("id")
+    for agent in Agent.objects.filter(runs__state=Run.State.WAITING).distinct():
+        yield from startable(agent)
+
+
+def startable(agent: Agent) -> Iterator[Run]:
+    """The waiting runs of an agent that its limit lets start now, the oldest first.
+
+    Twice as many as there are slots, because some may wait for something else than a slot.
+    """
+    live = Run.objects.filter(agent=agent, state__in=Run.LIVE).count()
+    free = max(agent.max_concurrent - live, 0) if agent.enabled else 0
+    yield from Run.objects.filter(agent=agent, state=Run.State.WAITING).order_by("id")[: free * 2]
 
 
 def sweep() -> int:

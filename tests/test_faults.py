@@ -13,7 +13,7 @@ import docker
 import pytest
 from django.conf import settings
 
-from agents import jobs, machine
+from agents import execution, jobs, machine
 from agents.models import Agent, Container, Run
 from tests.conftest import ROOT, end, execute, process_environment, until
 
@@ -253,3 +253,15 @@ def test_what_an_ended_run_left_is_swept(
     waiting.mkdir(parents=True)
     jobs.sweep()
     assert_nothing_left(engine)
+
+
+def test_a_run_on_the_host_ends_with_a_worker_that_is_told_to_stop(
+    make_agent: MakeAgent, workers: Workers
+) -> None:
+    agent = make_agent("host", runtime="command", command=["sh", "-c", "echo up; sleep 60"])
+    pool = workers(1)
+    run = jobs.submit(agent, "-")
+    until(lambda: current(run).output_bytes, "The run printed nothing")
+    end(pool, signal.SIGTERM)
+    done = current(run)
+    assert (done.state, done.reason) == ("lost", execution.WORKER_LEFT)

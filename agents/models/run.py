@@ -67,6 +67,7 @@ class Run(models.Model):
         IDLE = "idle"
         RESULT = "result"
         OUTPUT = "output"
+        WORKER = "worker"
 
     public_id = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
     agent = models.ForeignKey(Agent, on_delete=models.PROTECT, related_name="runs")
@@ -181,7 +182,9 @@ class Run(models.Model):
         mine: dict[str, Any] = {"lease_owner": owner, "lease_until": now + LEASE}
         if self._move(self.PENDING, state=self.State.STARTING, reason="", **mine):
             return True
-        return self._move(self.LIVE, models.Q(lease_until__lt=now) | models.Q(lease_until=None), **mine)
+        # Nobody listened in between, so its silence starts now.
+        forsaken = models.Q(lease_until__lt=now) | models.Q(lease_until=None)
+        return self._move(self.LIVE, forsaken, last_output_at=now, **mine)
 
     def wait(self, reason: str) -> bool:
         """Put off a run that may not start yet; the reason names what it waits for."""
@@ -191,14 +194,12 @@ class Run(models.Model):
         """The agent's process is on its way."""
         now = timezone.now()
         limit = timedelta(seconds=self.agent_config.time_limit)
-        return self._move(
-            [self.State.STARTING],
-            models.Q(lease_owner=owner),
-            state=self.State.RUNNING,
-            started_at=now,
-            last_output_at=now,
-            deadline_at=now + limit,
-        )
+        times = {"started_at": now, "last_output_at": now, "deadline_at": now + limit}
+        mine = models.Q(lease_owner=owner)
+        if self._move([self.State.STARTING], mine, state=self.State.RUNNING, **times):
+            return True
+        # Cancelled while it was starting: it stays so, but it did start.
+        return self._move([self.State.CANCELLING], mine & models.Q(started_at=None), **times)
 
     def renew(self, owner: str) -> bool:
         """Say that the owner is alive."""
@@ -272,7 +273,7 @@ class Run(models.Model):
         Raises LeaseLost when the run belongs to somebody else by now; nothing is stored then.
         """
         with transaction.atomic():
-            row = Run.objects.select_for_update().get(pk=self.pk)
+            row = Run.objects.select_for_update().only("lease_owner", "state", "event_count").get(pk=self.pk)
             if row.lease_owner != owner or row.is_terminal:
                 raise LeaseLost(str(self.public_id))
             rows = [event for report in reports for event in events_of(report)]
