@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 from django.apps import apps
 from django.contrib import admin
-from django.contrib.admin.widgets import AdminTextInputWidget
+from django.contrib.admin.widgets import AdminTextareaWidget, AdminTextInputWidget
 from django.core.paginator import Paginator
-from django.db.models import Model, QuerySet
+from django.db.models import JSONField, Model, QuerySet, TextField
 from django.http import HttpRequest
 from django.utils.functional import cached_property
 from django.utils.html import format_html
 
 from agents.forms import AgentForm, DockerSettingsForm
 from agents.models import Agent, Container, DockerSettings, Event, Run, Session
-from agents.models.fields import SecondsField, SizeField
+from agents.models.fields import LinesField, PairsField, SecondsField, SizeField
 
 if TYPE_CHECKING:
     Inline = admin.StackedInline[DockerSettings, Agent]
@@ -35,8 +35,11 @@ if admin.site.is_registered(DASHBOARD):
 
 FOR_ADMINISTRATORS = "Fields that decide what an agent can reach; administrators (superusers) change them."
 
-# Written with a unit, so not in a browser's box for numbers.
-WRITTEN: Any = {field: {"widget": AdminTextInputWidget} for field in (SizeField, SecondsField)}
+# Sizes and durations are written with a unit, so not in a browser's box for numbers.
+WIDGETS: Any = {kind: {"widget": AdminTextInputWidget} for kind in (SizeField, SecondsField)} | {
+    kind: {"widget": AdminTextareaWidget(attrs={"rows": 3})}
+    for kind in (LinesField, PairsField, TextField, JSONField)
+}
 
 
 def is_administrator(request: HttpRequest) -> bool:
@@ -60,7 +63,7 @@ class DockerSettingsInline(Inline):
     min_num = max_num = 1
     extra = 0
     can_delete = False
-    formfield_overrides = WRITTEN
+    formfield_overrides = WIDGETS
     fieldsets = [
         (None, {"fields": ["enabled", "memory", "cpus", "pids_limit", "workspace_mode", "tmpfs", "labels"]}),
         (
@@ -80,7 +83,7 @@ class AgentAdmin(AgentBase):
 
     form = AgentForm
     inlines = [DockerSettingsInline]
-    formfield_overrides = WRITTEN
+    formfield_overrides = WIDGETS
     list_display = ["name", "enabled", "runtime", "model", "in_container", "max_concurrent", "updated"]
     list_filter = ["enabled", "runtime", "docker__enabled"]
     list_select_related = ["docker"]
@@ -139,7 +142,11 @@ def records(agent: Agent) -> list[str]:
         "sessions": agent.sessions.count(),
         "containers": agent.containers.count(),
     }
-    return [f"{number} {name} of {agent}" for name, number in counts.items() if number]
+    return [
+        f"{number} {name if number > 1 else name[:-1]} of {agent}"
+        for name, number in counts.items()
+        if number
+    ]
 
 
 class CappedPaginator(Pages):

@@ -33,6 +33,8 @@ LOOK, SILENCE = 0.5, 15.0
 FACTS_EVERY = 1.0
 # The last status line is written just after the state has become terminal.
 AFTERMATH = timedelta(seconds=1.5)
+# A queued run is normally taken within milliseconds.
+PATIENCE = timedelta(seconds=3)
 LARGEST_SEQ = 2**31 - 1
 
 # A few connections for all viewers: one each would use up a database.
@@ -91,8 +93,21 @@ def fragment(event: Event, run: Run) -> str:
 
 def facts(run: Run) -> str:
     """The parts of the run's page that change while it runs."""
-    parts = ("agents/_state.html", "agents/_facts.html")
-    return "\n".join(render_to_string(part, {"run": run}).strip() for part in parts)
+    context = {"run": run, "obstacle": obstacle(run)}
+    parts = ("agents/_headline.html", "agents/_state.html", "agents/_facts.html")
+    return "\n".join(render_to_string(part, context).strip() for part in parts)
+
+
+def obstacle(run: Run) -> str:
+    """Why a queued run stays queued although nothing speaks against it; empty if nothing is wrong."""
+    if run.state != Run.State.QUEUED or timezone.now() - run.created < PATIENCE:
+        return ""
+    try:
+        return (
+            "" if jobs.workers() else "No worker is running, so nothing takes this run. Start one: make run."
+        )
+    except RedisError:
+        return "The queue cannot be reached. The run starts when it is back."
 
 
 def look(run_id: UUID, seen: int) -> News | None:

@@ -90,7 +90,7 @@ def test_from_the_admin_to_the_end_of_a_run_in_a_container(
     page.reload()
     picture(page, "run-live")
     expect(page.get_by_text("line-60", exact=True)).to_be_visible(timeout=20_000)
-    expect(page.locator("[data-part=facts]").get_by_text("succeeded")).to_be_visible()
+    expect(page.locator("[data-part=headline]").get_by_text("succeeded")).to_be_visible()
     assert lines(page) == expected(60)
     assert page.title().startswith("succeeded")
     expect(page.get_by_role("button", name="Cancel")).to_have_count(0)
@@ -109,13 +109,13 @@ def test_a_second_tab_sees_the_same_and_the_reader_who_scrolled_up_is_left_alone
     other.goto(run.get_absolute_url())
     expect(page.get_by_text("line-100", exact=True)).to_be_in_viewport()
     other.evaluate("scrollTo({top: 0})")
-    expect(other.get_by_role("button", name="Follow")).to_be_visible()
+    expect(other.get_by_role("button", name="To the end")).to_be_visible()
     for text in expected(130)[100:]:
         run.note(text)
     expect(page.get_by_text("line-130", exact=True)).to_be_in_viewport()
     expect(other.get_by_text("line-130", exact=True)).not_to_be_in_viewport()
     assert lines(page) == lines(other) == expected(130)
-    other.get_by_role("button", name="Follow").click()
+    other.get_by_role("button", name="To the end").click()
     expect(other.get_by_text("line-130", exact=True)).to_be_in_viewport()
 
 

@@ -4,8 +4,10 @@ import asyncio
 import re
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -355,7 +357,7 @@ def download(user: User, path: str) -> tuple[dict[str, str], bytes]:
     async def get() -> tuple[dict[str, str], bytes]:
         client = AsyncClient()
         await client.aforce_login(user)
-        answer = await client.get(path)
+        answer: Any = await client.get(path)
         return dict(answer.headers), b"".join([piece async for piece in answer.streaming_content])
 
     return asyncio.run(get())
@@ -389,8 +391,15 @@ def test_the_reason_is_prominent(browser: Client, make_agent: MakeAgent, state: 
     Run.objects.filter(pk=run.pk).update(state=state, reason="Because of this.")
     html = browser.get(run.get_absolute_url()).content.decode()
     assert re.search(
-        r'class="alert alert-(danger|warning)[^>]*><span class="own-text">Because of this\.', html
+        r'class="alert alert-(danger|warning)"[^>]*>\s*<span class="own-text">Because of this', html
     )
+
+
+def test_a_run_that_nobody_takes_says_so(browser: Client, make_agent: MakeAgent) -> None:
+    run = jobs.submit(make_agent(), "x")
+    assert "No worker is running" not in browser.get(run.get_absolute_url()).content.decode()
+    Run.objects.filter(pk=run.pk).update(created=run.created - timedelta(seconds=4))
+    assert "No worker is running" in browser.get(run.get_absolute_url()).content.decode()
 
 
 def test_a_container_shows_its_limits_its_end_and_what_lived_in_it(browser: Client, lived: Run) -> None:

@@ -57,6 +57,14 @@ def colour(state: str) -> str:
 
 
 @register.filter
+def alarm(state: str) -> str:
+    """The colour of the box in which a state's reason stands."""
+    if state in (Run.State.FAILED, Run.State.TIMED_OUT, Run.State.LOST):
+        return "danger"
+    return "secondary" if state == Run.State.CANCELLED else "warning"
+
+
+@register.filter
 def words(name: str) -> str:
     """A stored name as words."""
     return name.replace("_", " ")

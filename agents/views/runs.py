@@ -60,6 +60,7 @@ def run(request: HttpRequest, public_id: UUID) -> HttpResponse:
     context = {
         "run": found,
         "config": found.agent_config,
+        "obstacle": live.obstacle(found),
         "events": events,
         "first": first,
         "last": last,
