@@ -31,6 +31,10 @@ LEFT_OUT = ("dev/*", "proc/*", "sys/*", "usr/share/doc/*", "usr/share/man/*", "u
 FETCH_LIMIT, DEBOOTSTRAP_LIMIT = 900, 1800
 
 STEP_WIDTH = 100
+# The kernel's names of architectures, and the engine's.
+ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+# debootstrap lies where only root looks for programs, if at all.
+SYSTEM_PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 
 Say = Callable[[str], None]
 
@@ -182,17 +186,18 @@ def find_base(images: Images, say: Say) -> str:
 
 def make_base(images: Images) -> None:
     """Import what debootstrap installs; it needs root, and an engine of this machine's architecture."""
-    if os.geteuid() or not shutil.which("debootstrap") or platform.machine() not in ("x86_64", "aarch64"):
+    same = ARCHITECTURES.get(platform.machine()) == images.architecture
+    if os.geteuid() or not same or not shutil.which("debootstrap", path=SYSTEM_PATH):
         raise RunError(
             f"No container registry has answered, and making the base image {SELF_MADE_BASE} needs root and"
             " debootstrap. Make it with these commands, then build again:\n"
-            "  sudo apt-get install -y debootstrap\n"
-            f"  sudo debootstrap --variant=minbase {SUITE} /var/tmp/herdweb-base\n"
+            "  sudo apt-get install -y debootstrap debian-archive-keyring\n"
+            f"  sudo debootstrap --force-check-gpg --variant=minbase {SUITE} /var/tmp/herdweb-base\n"
             f"  sudo tar -C /var/tmp/herdweb-base -c . | docker import - {SELF_MADE_BASE}"
         )
     with tempfile.TemporaryDirectory(prefix="herdweb-base-") as temporary:
         root, tar = Path(temporary) / "root", Path(temporary) / "base.tar"
-        shell(["debootstrap", "--variant=minbase", SUITE, str(root)])
+        shell(["debootstrap", "--force-check-gpg", "--variant=minbase", SUITE, str(root)])
         add_security_updates(root / "etc" / "apt" / "sources.list")
         leave_out_documentation(root / "etc" / "dpkg" / "dpkg.cfg.d" / "slim")
         shell(["tar", "-C", str(root), *(f"--exclude=./{path}" for path in LEFT_OUT), "-cf", str(tar), "."])
@@ -203,7 +208,13 @@ def shell(command: list[str]) -> None:
     """Execute one step of making the base; raises RunError with the end of what it said."""
     try:
         done = subprocess.run(
-            command, check=False, stdout=PIPE, stderr=STDOUT, text=True, timeout=DEBOOTSTRAP_LIMIT
+            command,
+            check=False,
+            stdout=PIPE,
+            stderr=STDOUT,
+            text=True,
+            timeout=DEBOOTSTRAP_LIMIT,
+            env={**os.environ, "PATH": SYSTEM_PATH},
         )
     except subprocess.TimeoutExpired as error:
         raise RunError(f"No base image: {error}") from error

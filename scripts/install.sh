@@ -35,6 +35,7 @@ for_run() {
 for_image() {
     need npm "fetches Claude Code" npm
     need debootstrap "makes the agent image where no container registry answers" debootstrap
+    [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || lack debian-archive-keyring "to check Debian's signatures"
 }
 
 for_test() {

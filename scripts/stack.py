@@ -190,6 +190,8 @@ def engine(log: Path) -> Iterator[None]:
     elif Path("/run/systemd/system").is_dir() and not host:
         say("Starting Docker: systemctl start docker")
         subprocess.run(["systemctl", "start", "docker"], check=False)
+        if silence():
+            say("Docker still does not answer. Look at: systemctl status docker")
         yield
     else:
         say(f"Starting Docker's engine, which will be ended with this process; its log is {log}")

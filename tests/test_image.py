@@ -137,5 +137,5 @@ def test_without_a_registry_and_root_the_commands_are_given(
     monkeypatch: pytest.MonkeyPatch, engine: docker.DockerClient
 ) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 1000)
-    with pytest.raises(RunError, match="sudo debootstrap --variant=minbase bookworm"):
+    with pytest.raises(RunError, match="sudo debootstrap --force-check-gpg --variant=minbase bookworm"):
         image.make_base(Images(engine))

@@ -13,7 +13,9 @@ from herdweb.settings import ENVIRONMENT
 MB = 1024**2
 
 HELLO = """\
-echo "Hello! I am a small program in a container of my own, without any network."
+place="directly on this machine"
+if [ "$PWD" = /workspace ]; then place="in a container of my own, without any network"; fi
+echo "Hello! I am a small program, $place."
 echo
 echo "You said:"
 sed 's/^/  | /'
