@@ -27,7 +27,7 @@ newest_python() {
 install() {
     echo "herdweb: installing $1 into $VENV" >&2
     shift
-    PIP_USE_PEP517=1 "$python" -m pip install --quiet --disable-pip-version-check --no-input "$@"
+    PIP_USE_PEP517=1 "$python" -m pip install --quiet --quiet --disable-pip-version-check --no-input "$@"
 }
 
 if [ ! -x "$python" ] || ! "$python" -c 'import pip' 2>/dev/null; then
