@@ -68,15 +68,15 @@ def cancel(run: Run, by: str) -> bool:
 
     One that has not started ends at once; a live one is `cancelling` until the engine confirms.
     """
-    if run.withdraw(by):
-        run.note(f"Cancelled by {by} before it started.")
-        publish(run)
-        return True
-    if run.stop(Run.Cause.CANCEL, by, f"Cancelled by {by}; waiting for the agent to end."):
-        run.note(f"Cancelled by {by}.")
-        publish(run)
-        return True
-    return False
+    with transaction.atomic():
+        if run.withdraw(by):
+            run.note(f"Cancelled by {by} before it started.")
+        elif run.stop(Run.Cause.CANCEL, by, f"Cancelled by {by}; waiting for the agent to end."):
+            run.note(f"Cancelled by {by}.")
+        else:
+            return False
+    publish(run)
+    return True
 
 
 def execute(run_id: str) -> None:

@@ -22,7 +22,8 @@ django.setup()
 
 from agents import machine, sessions  # noqa: E402
 from agents.models import Agent, DockerSettings, Run  # noqa: E402
-from agents.runtimes import container as runner  # noqa: E402
+from agents.runtimes import creation  # noqa: E402
+from agents.runtimes.engine import connected  # noqa: E402
 from tests.images import engine_client, make_tiny  # noqa: E402
 
 PROGRAM = ["sh", "-c", "cat"]
@@ -78,8 +79,8 @@ def floor(agent: Agent) -> float:
     """One life of the agent's container with nothing of herdweb's around it."""
     command, host = prepared(agent)
     started = time.monotonic()
-    with runner.connected(host) as client:
-        wanted = {**runner.options(command, host), "mounts": runner.mounts(command, host, STATE)}
+    with connected(host) as client:
+        wanted = {**creation.options(command, host), "mounts": creation.mounts(command, host, STATE)}
         container = client.containers.create(**wanted)
         name = str(container.id)
         stream = client.api.attach(name, stream=True, demux=True)
@@ -98,7 +99,7 @@ def prepared(agent: Agent) -> tuple[Any, Any]:
     runtime = machine.runtime(config)
     _, request = sessions.settle(run, config, runtime)
     command = runtime.command(request)
-    runner.prepare(command, host)
+    creation.prepare(command, host)
     return command, host
 
 

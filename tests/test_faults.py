@@ -140,9 +140,9 @@ def test_five_deliveries_on_four_workers_make_one_container(chatter: Agent, work
 CRASH = """
 import os, signal
 from agents import jobs
-from agents.runtimes import container
+from agents.runtimes import container, life
 def crash(*_): os.kill(os.getpid(), signal.SIGKILL)
-container.{point} = crash
+{point} = crash
 jobs.execute("{run}")
 """
 
@@ -158,7 +158,9 @@ def crash_at(point: str, run: Run) -> None:
     assert done.returncode == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("point", ["prepare", "facts", "Life.start", "Life._watch"])
+@pytest.mark.parametrize(
+    "point", ["container.prepare", "container.facts", "life.Life.start", "life.Life._watch"]
+)
 def test_a_crash_around_creation_and_start_is_adopted(
     point: str, chatter: Agent, engine: docker.DockerClient
 ) -> None:
@@ -174,7 +176,7 @@ def test_a_crash_between_the_exit_and_the_removal_keeps_the_exit_code(
     chatter: Agent, engine: docker.DockerClient
 ) -> None:
     run = jobs.submit(chatter, "-")
-    crash_at("remove", run)
+    crash_at("container.remove", run)
     Run.objects.update(lease_until=None)
     execute(run)
     assert_complete(current(run))

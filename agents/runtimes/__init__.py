@@ -1,8 +1,8 @@
 """How an agent is executed: plain Python, no Django. This is all that others need of it."""
 
 from agents.runtimes.base import Runtime, human_size
-from agents.runtimes.container import Host, leftovers
-from agents.runtimes.engine import EngineReport, engine_report
+from agents.runtimes.container import leftovers
+from agents.runtimes.engine import EngineReport, Host, engine_report
 from agents.runtimes.factory import CHOICES, RUNTIMES, bare, create
 from agents.runtimes.layout import Beneath, StateDir
 from agents.runtimes.types import (

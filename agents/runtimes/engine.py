@@ -1,11 +1,56 @@
-"""What the engine says of itself, for people who look for a fault."""
+"""The Docker engine: how it is reached, and what it says of itself."""
 
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
-from agents.runtimes.container import ENGINE_ERRORS, Host, connect, engine_time
+import docker
+from docker.errors import DockerException
+from requests.exceptions import RequestException
+
 from agents.runtimes.types import RunError
+
+ENGINE_ERRORS = (DockerException, RequestException)
+CONFLICT = 409
+
+Connect = Callable[[], docker.DockerClient]
+
+
+@dataclass(frozen=True)
+class Host:
+    """What a container runner knows of its machine: whose containers, which user, where secrets wait."""
+
+    instance: str
+    user: str
+    secrets_dir: Path
+    connect: Connect = docker.from_env
+
+
+def connect(host: Host) -> docker.DockerClient:
+    """A client of the engine, or a RunError that says what to do."""
+    try:
+        return host.connect()
+    except ENGINE_ERRORS as error:
+        raise RunError(
+            "The Docker engine cannot be reached. Start it (for example: systemctl start docker), or"
+            f" switch Docker off for this agent. The engine's client says: {error}"
+        ) from error
+
+
+def connected(host: Host) -> closing[docker.DockerClient]:
+    """The same for a `with`: a client that is not closed keeps its sockets until it is collected."""
+    return closing(connect(host))
+
+
+def engine_time(text: str) -> datetime | None:
+    """The engine's RFC 3339 time with nanoseconds; its zero time is none."""
+    if text.startswith("0001-"):
+        return None
+    head, _, tail = text.rstrip("Z").partition(".")
+    return datetime.fromisoformat(f"{head}.{tail[:6]:0<6}+00:00")
 
 
 @dataclass(frozen=True)
@@ -26,13 +71,11 @@ class EngineReport:
 
 def engine_report(host: Host) -> EngineReport:
     """Ask the engine of this host; raises RunError when it does not answer."""
-    client = connect(host)
-    try:
-        info, version = client.info(), client.version()
-    except ENGINE_ERRORS as error:
-        raise RunError(f"The Docker engine stopped answering: {error}") from error
-    finally:
-        client.close()
+    with connected(host) as client:
+        try:
+            info, version = client.info(), client.version()
+        except ENGINE_ERRORS as error:
+            raise RunError(f"The Docker engine stopped answering: {error}") from error
     return EngineReport(
         version=str(info.get("ServerVersion", "")),
         api=str(version.get("ApiVersion", "")),

@@ -6,8 +6,9 @@ from pathlib import Path
 from agents.runtimes.base import Runtime
 from agents.runtimes.claude_cli import ClaudeCLI
 from agents.runtimes.command import ProgramRuntime
-from agents.runtimes.container import ContainerRunner, Host
+from agents.runtimes.container import ContainerRunner
 from agents.runtimes.echo import EchoRuntime
+from agents.runtimes.engine import Host
 from agents.runtimes.types import AgentConfig, RunError
 
 RUNTIMES: Mapping[str, type[Runtime]] = {

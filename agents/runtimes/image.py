@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import docker
-from docker.errors import DockerException, ImageNotFound
-from requests.exceptions import RequestException
+from docker.errors import ImageNotFound
 
+from agents.runtimes.engine import ENGINE_ERRORS
 from agents.runtimes.types import RunError
 
-ENGINE_ERRORS = (DockerException, RequestException)
 # In seconds: how long a registry may take to say that it has an image.
 REGISTRY_PATIENCE = 15
 # Lines of a failed build's output that its error repeats.

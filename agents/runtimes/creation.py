@@ -1,0 +1,145 @@
+"""What a container is created with: the hardened set, its mounts, its files, its secrets."""
+
+import shlex
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from docker.types import LogConfig, Mount, Ulimit
+
+from agents.runtimes.engine import Host
+from agents.runtimes.host import write_files
+from agents.runtimes.layout import give
+from agents.runtimes.types import Command, DockerConfig, Paths, Request, RunError
+
+INSIDE = Paths(workspace="/workspace", home="/home/agent", run="/run/herdweb")
+SECRETS_INSIDE = "/run/herdweb-secrets"
+TMP_SIZE = 256 * 1024**2
+OPEN_FILES, NO_CORE = 4096, 0
+# The engine's own copy of the output grows up to a hundred times as fast as the output (one JSON
+# record a line); beyond this it is cut, which only happens while no worker reads.
+LOG_FACTOR = 100
+
+
+def container_name(request: Request, host: Host) -> str:
+    """The lock: one name for one attempt of one run of one instance."""
+    return f"herdweb-{host.instance}-{request.run}-{request.attempt}"
+
+
+def options(command: Command, host: Host) -> dict[str, Any]:
+    """Everything that a container is created with; the hardened set is not an option."""
+    request, config = command.request, command.request.agent.docker
+    return {
+        "image": config.image,
+        "name": container_name(request, host),
+        "entrypoint": ["/bin/sh", f"{INSIDE.run}/start"],
+        "environment": {**config.env, **command.env},
+        "user": config.user or host.user,
+        "working_dir": INSIDE.workspace,
+        "hostname": request.agent.name,
+        "labels": {**config.labels, **labels(request, host)},
+        "init": True,
+        "read_only": True,
+        "cap_drop": ["ALL"],
+        "security_opt": ["no-new-privileges"],
+        "network_mode": config.network,
+        "pids_limit": config.pids_limit,
+        "mem_limit": config.memory,
+        "memswap_limit": config.memory,
+        "nano_cpus": round(config.cpus * 1e9),
+        "ulimits": [
+            Ulimit(name="nofile", soft=OPEN_FILES, hard=OPEN_FILES),
+            Ulimit(name="core", soft=NO_CORE, hard=NO_CORE),
+        ],
+        "tmpfs": tmpfs(config),
+        "log_config": LogConfig(
+            type=LogConfig.types.JSON,
+            config={"max-size": str(request.agent.output_limit * LOG_FACTOR), "max-file": "1"},
+        ),
+    }
+
+
+def labels(request: Request, host: Host) -> dict[str, str]:
+    """By these, and never by a name's beginning, our containers are found again."""
+    return {
+        "herdweb.instance": host.instance,
+        "herdweb.run": request.run,
+        "herdweb.agent": request.agent.name,
+        "herdweb.session": request.conversation.id,
+    }
+
+
+def tmpfs(config: DockerConfig) -> dict[str, str]:
+    """Memory file systems by path; programs may run from /tmp as they may from the workspace."""
+    given = dict(entry.partition(":")[::2] for entry in config.tmpfs)
+    return {"/tmp": f"rw,exec,nosuid,nodev,size={TMP_SIZE},mode=1777", **given}
+
+
+def mounts(command: Command, host: Host, state_dir: Path) -> list[Mount]:
+    """The session's home, the workspace, the run's files, the secrets, and what was asked for.
+
+    Home and run's files must lie in the state directory: what is mounted alone there is what keeps
+    one agent from seeing another's sessions.
+    """
+    paths, config = command.request.paths, command.request.agent.docker
+    for path in (paths.home, paths.run):
+        if not Path(path).resolve().is_relative_to(state_dir.resolve()):
+            raise RunError(f"{path} lies outside the state directory {state_dir}.")
+    ours = [
+        Mount(INSIDE.workspace, paths.workspace, type="bind", read_only=config.workspace_mode == "ro"),
+        Mount(INSIDE.home, paths.home, type="bind"),
+        Mount(INSIDE.run, paths.run, type="bind", read_only=True),
+    ]
+    if command.request.secrets:
+        secrets_of(command, host).mkdir(parents=True, exist_ok=True, mode=0o700)
+        ours.append(Mount(SECRETS_INSIDE, str(secrets_of(command, host)), type="bind", read_only=True))
+    return ours + [extra_mount(text) for text in config.mounts]
+
+
+def extra_mount(text: str) -> Mount:
+    """A mount as configured: host:container[:ro|rw]."""
+    source, target, *mode = text.split(":")
+    return Mount(target, source, type="bind", read_only=mode != ["rw"])
+
+
+def prepare(command: Command, host: Host) -> None:
+    """Write the run's files, its start script and its secrets, readable by the container's user."""
+    request = command.request
+    owner = request.agent.docker.user or host.user
+    write_files(Path(request.paths.run), {**command.files, "start": start_script(command)})
+    own(Path(request.paths.run), owner)
+    if request.secrets:
+        folder = secrets_of(command, host)
+        write_files(folder, {"env": exports(request.secrets)})
+        own(folder, owner)
+
+
+def start_script(command: Command) -> bytes:
+    """A container's command is fixed when it is created; this file is not, and no argument of it
+    shows up in the engine's records."""
+    stdin = f"{INSIDE.run}/{command.stdin}" if command.stdin else "/dev/null"
+    secrets = f"if [ -r {SECRETS_INSIDE}/env ]; then . {SECRETS_INSIDE}/env; fi\n"
+    return (f"#!/bin/sh\n{secrets}exec {shlex.join(command.argv)} < {shlex.quote(stdin)}\n").encode()
+
+
+def exports(secrets: Mapping[str, str]) -> bytes:
+    """The secrets as a file that a shell reads."""
+    return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in secrets.items()).encode()
+
+
+def secrets_of(command: Command, host: Host) -> Path:
+    """Where this run's secrets wait for the container to start."""
+    return host.secrets_dir / command.request.run
+
+
+def forget_secrets(command: Command, host: Host) -> None:
+    """Remove the file once the agent has read it; its environment has the values now."""
+    shutil.rmtree(secrets_of(command, host), ignore_errors=True)
+
+
+def own(folder: Path, owner: str) -> None:
+    """Give a directory and the files in it to a uid:gid, closed to everybody else."""
+    for path in (folder, *folder.iterdir()):
+        path.chmod(0o700 if path.is_dir() else 0o400)
+        give(path, owner)
