@@ -32,6 +32,8 @@ RING_AGAIN = timedelta(seconds=5)
 # Looking through the engine's containers costs more than looking at rows.
 SWEEP_EVERY = timedelta(seconds=10)
 FOREVER = -1
+# A worker that has said nothing for so long is dead; `HerdWorker` speaks three times as often.
+HEARTBEAT = timedelta(seconds=30)
 
 
 def submit(
@@ -187,5 +189,10 @@ def channel(run_id: str) -> str:
 
 
 def workers() -> list[str]:
-    """Names of RQ's workers that are alive, for `doctor` and the pages; raises RedisError."""
-    return [worker.name for worker in Worker.all(queue=queue())]
+    """Names of RQ's workers that are alive, for `doctor` and the pages; raises RedisError.
+
+    RQ goes on to list a worker that was killed, until its entry expires.
+    """
+    recently = timezone.now() - HEARTBEAT
+    found = Worker.all(queue=queue())
+    return [worker.name for worker in found if worker.last_heartbeat and worker.last_heartbeat > recently]

@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
+from django.core.exceptions import ValidationError
 from django.db.models import F
 from django.utils import timezone
 
 from agents import machine
-from agents.models import Agent, Run, Session
+from agents.models import Agent, Run, Session, rules
 from agents.runtimes import AgentConfig, Beneath, Conversation, Request, RunError, Runtime
 
 TITLE_LENGTH = 120
@@ -69,11 +70,22 @@ def settle(run: Run, config: AgentConfig, runtime: Runtime) -> tuple[Session, Re
     request = request_for(session, config, run)
     if request.adopt:
         return session, request
+    check_again(config)
     machine.state().make(request.paths, owner(request))
     if fresh:
         inherit(run, request, runtime)
     beneath(request).write(runtime.home_files(request))
     return session, request
+
+
+def check_again(config: AgentConfig) -> None:
+    """Judge the host's directories once more: a link may lead elsewhere since they were typed."""
+    try:
+        rules.mounts(list(config.docker.mounts if config.docker.enabled else ()))
+        if config.working_directory:
+            rules.working_directory(config.working_directory)
+    except ValidationError as error:
+        raise RunError(" ".join(error.messages)) from error
 
 
 def open_session(run: Run, config: AgentConfig, runtime: Runtime) -> Session:

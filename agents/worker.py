@@ -13,8 +13,10 @@ from agents import jobs
 from agents.models import Run
 from agents.runtimes.host import die_with_parent
 
-# In seconds: how often a busy worker says that it is alive, an idle one cleans up.
+# In seconds: how often a busy worker says that it is alive, and an idle one cleans up.
 MONITORING, MAINTENANCE = 5, 60
+# An idle worker says so 15 seconds before this is over.
+IDLE_TTL = 25
 # Allocations between two collections in a work horse; Python's own default is 700.
 GARBAGE = 100_000
 
@@ -23,7 +25,9 @@ class HerdWorker(Worker):
     """Forks a work horse for each run; importing this module has loaded Docker's client already."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        options.update(job_monitoring_interval=MONITORING, maintenance_interval=MAINTENANCE)
+        options.update(
+            job_monitoring_interval=MONITORING, maintenance_interval=MAINTENANCE, worker_ttl=IDLE_TTL
+        )
         super().__init__(*arguments, **options)
 
     def work(self, *arguments: Any, **options: Any) -> bool:

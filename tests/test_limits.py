@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -104,10 +105,11 @@ def test_a_missing_program_is_named(make_agent: Callable[..., Agent], tiny_image
     assert "The program agent-x was not found" in done.reason
 
 
-def test_a_mount_that_is_gone_leaves_no_container(tiny: Tiny) -> None:
-    done = run(tiny("true", docker_mounts=["/no/such/directory:/data"]))
+def test_a_container_that_cannot_be_created_leaves_nothing(tiny: Tiny, settings: Any, tmp_path: Path) -> None:
+    settings.HERDWEB_MOUNT_ROOTS = [str(tmp_path)]
+    done = run(tiny("true", docker_mounts=[f"{tmp_path}/gone:/data"]))
     assert done.state == "failed"
-    assert "/no/such/directory" in done.reason
+    assert f"{tmp_path}/gone" in done.reason
     assert not Container.objects.filter(removed_at=None).exists()
 
 
@@ -237,10 +239,10 @@ def test_no_agent_sees_another_agents_session(make_agent: Callable[..., Agent], 
         )
 
     run(agent("keeper", "echo hush-hush > /home/agent/diary; echo hush-hush > /workspace/diary"))
-    found = run(
-        agent("snooper", "find / -name diary 2>/dev/null; ls /home /workspace")
+    found = run(agent("snooper", "find / -name diary 2>/dev/null; ls /home /workspace"))
+    assert (found.state, text(found).split()) == ("succeeded", ["/home:", "agent", "/workspace:"]), (
+        found.reason
     )
-    assert (found.state, text(found).split()) == ("succeeded", ["/home:", "agent", "/workspace:"]), found.reason
 
 
 def test_two_sessions_of_one_agent_have_homes_of_their_own(tiny: Tiny) -> None:
@@ -260,3 +262,14 @@ def test_a_second_run_of_a_busy_agent_waits_with_its_reason(tiny: Tiny, workers:
     assert current(second).reason == f"Agent limit 1/1: run {first.short_id} is live."
     assert ended(second).state == "succeeded"
     assert current(second).started_at > current(first).finished_at  # type: ignore[operator]
+
+
+def test_a_mount_that_leads_elsewhere_by_now_is_refused(tiny: Tiny, settings: Any, tmp_path: Path) -> None:
+    settings.HERDWEB_MOUNT_ROOTS = [str(tmp_path)]
+    (tmp_path / "data").mkdir()
+    agent = tiny("cat /data/passwd", docker_mounts=[f"{tmp_path}/data:/data"])
+    (tmp_path / "data").rmdir()
+    (tmp_path / "data").symlink_to("/etc")
+    done = run(agent)
+    assert (done.state, done.container) == ("failed", None)
+    assert "resolves outside, to /etc" in done.reason

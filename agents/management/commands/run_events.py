@@ -13,8 +13,6 @@ from agents.management.terminal import INTERRUPTED, POLL_SECONDS, as_text, find_
 from agents.models import Event, Run
 
 BATCH = 500
-# The last status line is written just after the state that it tells of.
-LAST_WORD_SECONDS = 0.5
 
 
 class Command(BaseCommand):
@@ -66,7 +64,8 @@ def followed(run: Run, after: int) -> Iterator[Event]:
     ended = False
     while not ended:
         ended = Run.objects.filter(pk=run.pk, state__in=Run.TERMINAL).exists()
-        time.sleep(LAST_WORD_SECONDS if ended else POLL_SECONDS)
+        if not ended:
+            time.sleep(POLL_SECONDS)
         for event in stored(run, after):
             after = event.seq
             yield event
