@@ -10,6 +10,7 @@ import tempfile
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -27,7 +28,7 @@ class Environment(BaseSettings):
 
     herdweb_debug: bool = False
     herdweb_secret_key: str = ""
-    herdweb_base_url: str = ""
+    herdweb_base_url: str = Field(default="", pattern=r"^(https?://[^/\s]+)?$")
     herdweb_allowed_hosts: str = "localhost,127.0.0.1,[::1]"
     herdweb_state_dir: Path = BASE_DIR / "media" / "state"
     herdweb_redis_url: str = ""
@@ -97,8 +98,9 @@ class Environment(BaseSettings):
 
     @cached_property
     def hosts(self) -> list[str]:
-        """Host names that the site answers to."""
-        return names(self.herdweb_allowed_hosts)
+        """Host names that the site answers to: those given, and that of its own address."""
+        own = urlsplit(self.herdweb_base_url).hostname
+        return [*names(self.herdweb_allowed_hosts), *([own] if own else [])]
 
     @cached_property
     def pass_env(self) -> list[str]:
