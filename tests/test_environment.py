@@ -44,10 +44,8 @@ def test_a_socket_in_a_deep_directory_gets_a_short_path(tmp_path: Path) -> None:
 
 def test_processes_that_start_at_once_agree_on_one_secret(tmp_path: Path) -> None:
     found: list[str] = []
-    threads = [
-        threading.Thread(target=lambda: found.append(remembered_secret(tmp_path / "secret_key")))
-        for _ in range(8)
-    ]
+    path = tmp_path / "secret_key"
+    threads = [threading.Thread(target=lambda: found.append(remembered_secret(path))) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
