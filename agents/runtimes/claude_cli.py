@@ -7,16 +7,22 @@ can become a flag of its own; texts that may be long travel as files, the prompt
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from agents.runtimes.base import Runtime
 from agents.runtimes.streamjson import messages
-from agents.runtimes.types import Command, Message, Request
+from agents.runtimes.types import Command, Exit, Message, Outcome, Request, Result
 
 # No self-update and no calls home from inside a container that may not even have a network.
 ENVIRONMENT = {"DISABLE_AUTOUPDATER": "1", "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1"}
 # The CLI deletes transcripts after this many days; sessions are herdweb's to expire.
 CLEANUP_PERIOD_DAYS = 36500
 PROJECT_SETTINGS_ARE_CODE = ("user",)
+LOGGED_OUT = "/login"
+CREDENTIALS = (
+    "There is no terminal here to log in: set ANTHROPIC_API_KEY or CLAUDE_CODE_OAUTH_TOKEN in the"
+    " environment of the workers."
+)
 
 
 class ClaudeCLI(Runtime):
@@ -42,6 +48,13 @@ class ClaudeCLI(Runtime):
     def parse(self, line: str) -> list[Message]:
         """Stream-json; lines that are none are kept as text."""
         return messages(line)
+
+    def outcome(self, end: Exit, result: Result | None) -> Outcome:
+        """As every runtime, with the remedy for the failure that everybody meets first."""
+        outcome = super().outcome(end, result)
+        if outcome.ok or LOGGED_OUT not in outcome.reason:
+            return outcome
+        return replace(outcome, reason=f"{outcome.reason} {CREDENTIALS}")
 
     def transcripts(self, request: Request) -> Sequence[str]:
         """`.claude/projects/<working directory>/<id>.jsonl`, as the CLI names it."""
