@@ -172,3 +172,35 @@ def test_without_credentials_the_reason_says_so(claude: Agent, monkeypatch: pyte
     done = run(claude, "Hello")
     assert done.state == "failed"
     assert "set ANTHROPIC_API_KEY or CLAUDE_CODE_OAUTH_TOKEN" in done.reason
+
+
+def system_prompt(messages_api: MessagesAPI) -> str:
+    return str(messages_api.requests[-1]["body"]["system"])
+
+
+def test_a_system_prompt_is_added_or_replaces(claude: Agent, messages_api: MessagesAPI) -> None:
+    run(claude, "Hello")
+    added = system_prompt(messages_api)
+    Agent.objects.update(system_prompt_mode="replace")
+    claude.refresh_from_db()
+    run(claude, "Hello")
+    replaced = system_prompt(messages_api)
+    assert "--Speak plainly." in added
+    assert "--Speak plainly." in replaced
+    assert len(replaced) < len(added) / 2
+
+
+def test_a_denied_tool_is_not_offered(claude: Agent, messages_api: MessagesAPI) -> None:
+    Agent.objects.update(denied_tools=["Bash", "WebFetch"])
+    claude.refresh_from_db()
+    run(claude, "Hello")
+    offered = {tool["name"] for tool in messages_api.requests[-1]["body"]["tools"]}
+    assert offered
+    assert not offered & {"Bash", "WebFetch"}
+
+
+def test_what_would_need_permission_is_denied_and_told(claude: Agent) -> None:
+    done = run(claude, "RUN python3 -c 'print(6 * 7)'")
+    assert done.state == "succeeded"
+    assert payload(done, "tool_result")["block"]["is_error"]
+    assert payload(done, "result")["permission_denials"][0]["tool_name"] == "Bash"
