@@ -23,7 +23,6 @@ from rq import Worker
 
 from agents import execution, reconcile
 from agents.models import Agent, LeaseLost, Run, Session
-from agents.runtimes import RunError
 
 logger = logging.getLogger(__name__)
 
@@ -124,14 +123,10 @@ def tick(now: datetime | None = None) -> None:
 
 
 def sweep() -> None:
-    """Remove what ended runs left behind; an engine that is away is not an error here."""
-    try:
-        removed = reconcile.sweep()
-    except RunError as error:
-        logger.info("Not swept: %s", error)
-    else:
-        if removed:
-            logger.warning("Removed %d containers of runs that have ended.", removed)
+    """Remove what ended runs left behind; raises RunError when the engine is away."""
+    removed = reconcile.sweep()
+    if removed:
+        logger.warning("Removed %d containers of runs that have ended.", removed)
 
 
 def ring_all(runs: Iterable[Run], now: datetime | None = None) -> None:

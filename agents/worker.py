@@ -34,6 +34,12 @@ class HerdWorker(Worker):
         """Without RQ's scheduler, which a pool would start: due moments are rows, not jobs."""
         return bool(super().work(*arguments, **{**options, "with_scheduler": False}))
 
+    def subscribe(self) -> None:
+        """Its thread must not take the signals that are to interrupt the main thread's wait."""
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+        super().subscribe()  # type: ignore[no-untyped-call]
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
     def fork_work_horse(self, job: Any, queue: Any) -> None:
         """A database connection must not be shared between two processes."""
         connections.close_all()

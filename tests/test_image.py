@@ -129,7 +129,7 @@ def test_without_an_engine_the_remedy_is_given() -> None:
         check=False,
     )
     assert done.returncode == 1
-    assert "usermod -aG docker" in done.stderr
+    assert "systemctl start docker" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -1,5 +1,6 @@
 """What an agent may use, how it is stopped, and in which words its end is told."""
 
+import gc
 import json
 import time
 from collections.abc import Callable
@@ -90,12 +91,15 @@ def test_a_missing_image_is_named_with_its_remedy(tiny: Tiny) -> None:
     assert "build_agent_image" in done.reason
 
 
+# The SDK leaves the socket of a failed connection to the garbage collector.
+@pytest.mark.filterwarnings("ignore:.*unclosed.*socket:ResourceWarning")
 @pytest.mark.filterwarnings("ignore:.*socket.socket.*:pytest.PytestUnraisableExceptionWarning")
 def test_an_unreachable_engine_is_told_with_its_remedy(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere.sock")
     done = run(tiny("true"))
     assert done.state == "failed"
     assert "The Docker engine cannot be reached." in done.reason
+    gc.collect()
 
 
 def test_a_missing_program_is_named(make_agent: Callable[..., Agent], tiny_image: str) -> None:

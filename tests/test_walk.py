@@ -141,7 +141,9 @@ def command_lines() -> Iterator[Path]:
 def dump() -> str:
     """Every row of every table."""
     models = [model for model in apps.get_models() if model._meta.managed]
-    return serializers.serialize("json", [row for model in models for row in model._default_manager.all()])
+    return str(
+        serializers.serialize("json", [row for model in models for row in model._default_manager.all()])
+    )
 
 
 def logs() -> str:

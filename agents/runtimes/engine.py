@@ -15,6 +15,11 @@ from agents.runtimes.types import RunError
 
 ENGINE_ERRORS = (DockerException, RequestException)
 CONFLICT = 409
+FORBIDDEN = "Join the group that may use it (sudo usermod -aG docker $USER), then log in again."
+SILENT = (
+    "Install and start it (apt-get install docker.io; systemctl start docker), name another one in"
+    " DOCKER_HOST, or switch Docker off for this agent."
+)
 
 Connect = Callable[[], docker.DockerClient]
 
@@ -34,10 +39,13 @@ def connect(host: Host) -> docker.DockerClient:
     try:
         return host.connect()
     except ENGINE_ERRORS as error:
-        raise RunError(
-            "The Docker engine cannot be reached. Start it (for example: systemctl start docker), or"
-            f" switch Docker off for this agent. The engine's client says: {error}"
-        ) from error
+        raise unreachable(error) from error
+
+
+def unreachable(error: Exception) -> RunError:
+    """That the engine cannot be reached, and what to do about it."""
+    remedy = FORBIDDEN if "PermissionError" in str(error) else SILENT
+    return RunError(f"The Docker engine cannot be reached. {remedy} The engine's client says: {error}")
 
 
 def connected(host: Host) -> closing[docker.DockerClient]:

@@ -9,18 +9,13 @@ from typing import Any
 import docker
 from docker.errors import ImageNotFound
 
-from agents.runtimes.engine import ENGINE_ERRORS
+from agents.runtimes.engine import ENGINE_ERRORS, unreachable
 from agents.runtimes.types import RunError
 
 # In seconds: how long a registry may take to say that it has an image.
 REGISTRY_PATIENCE = 15
 # Lines of a failed build's output that its error repeats.
 TAIL = 15
-NO_ENGINE = (
-    "The Docker engine cannot be reached. Install and start it (apt-get install docker.io; systemctl start"
-    " docker), join the group that may use it (usermod -aG docker $USER, then log in again), or name"
-    " another engine in DOCKER_HOST. The engine's client says: {}"
-)
 
 
 @dataclass(frozen=True)
@@ -92,7 +87,7 @@ def images() -> Iterator[Images]:
     try:
         client = docker.from_env(timeout=REGISTRY_PATIENCE)
     except ENGINE_ERRORS as error:
-        raise RunError(NO_ENGINE.format(error)) from error
+        raise unreachable(error) from error
     try:
         yield Images(client)
     except ENGINE_ERRORS as error:
