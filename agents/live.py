@@ -5,11 +5,12 @@ there is something to read; without it, pages look twice a second.
 """
 
 import asyncio
+import logging
 import re
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -17,13 +18,15 @@ from uuid import UUID
 import redis.asyncio as redis
 from asgiref.sync import sync_to_async
 from django.conf import settings
-from django.db import close_old_connections
+from django.db import OperationalError, close_old_connections
 from django.template.loader import render_to_string
 from django.utils import timezone
 from redis.exceptions import RedisError
 
 from agents import jobs
 from agents.models import Event, Run
+
+logger = logging.getLogger(__name__)
 
 # How many events are read and sent at a time.
 SLICE = 200
@@ -37,16 +40,30 @@ AFTERMATH = timedelta(seconds=1.5)
 PATIENCE = timedelta(seconds=3)
 LARGEST_SEQ = 2**31 - 1
 
+# Columns that no page shows.
+HIDDEN = frozenset({"lease_owner", "lease_until", "rung_at", "last_output_at", "event_count"})
+
 # A few connections for all viewers: one each would use up a database.
 POOL = ThreadPoolExecutor(max_workers=4, thread_name_prefix="live")
 
 
 @dataclass(frozen=True)
+class Seen:
+    """What a viewer has: the last event, and which facts; `rested` when newer ones may be sent."""
+
+    last: int = 0
+    version: str = ""
+    state: str = ""
+    rested: bool = True
+
+
+@dataclass(frozen=True)
 class News:
-    """What a viewer who has seen some events does not know yet."""
+    """What a viewer does not know yet; `facts` is empty when there is nothing new in them."""
 
     events: tuple[tuple[int, str], ...]
     facts: str
+    version: str
     state: str
     ended: bool
 
@@ -64,20 +81,36 @@ def sequence(text: str | None) -> int:
     return number if number <= LARGEST_SEQ else 0
 
 
-def news(run_id: UUID, seen: int, count: int = SLICE) -> News | None:
-    """The next slice of events after `seen`, rendered, and the run's facts; None without the run."""
+def news(run_id: UUID, seen: Seen) -> News | None:
+    """The next slice of events, rendered, and the facts that changed; None without the run."""
     run = current(run_id)
     if run is None:
         return None
     # The row is read first: whatever it counts is there when the events are read.
-    events = list(run.events.filter(seq__gt=seen).order_by("seq")[:count])
+    events = slice_after(run, seen.last)
     quiet = not events and run.finished_at is not None and timezone.now() - run.finished_at > AFTERMATH
+    ended, version = run.is_terminal and quiet, version_of(run)
+    due = version != seen.version and (seen.rested or ended or run.state != seen.state)
     return News(
         events=tuple((event.seq, fragment(event, run)) for event in events),
-        facts=facts(run),
+        facts=facts(run) if due else "",
+        version=version if due else seen.version,
         state=run.state,
-        ended=run.is_terminal and quiet,
+        ended=ended,
     )
+
+
+def slice_after(run: Run, last: int) -> list[Event]:
+    """The next events; none are asked for when the row says that there are none."""
+    if run.event_count <= last:
+        return []
+    return list(run.events.filter(seq__gt=last).order_by("seq")[:SLICE])
+
+
+def version_of(run: Run) -> str:
+    """Changes whenever the facts may: the row's columns, but for those of the worker."""
+    shown = {name: value for name, value in vars(run).items() if name not in HIDDEN and name[0] != "_"}
+    return f"{shown} {obstacle(run)}"
 
 
 def current(run_id: UUID) -> Run | None:
@@ -110,7 +143,7 @@ def obstacle(run: Run) -> str:
         return "The queue cannot be reached. The run starts when it is back."
 
 
-def look(run_id: UUID, seen: int) -> News | None:
+def look(run_id: UUID, seen: Seen) -> News | None:
     """`news` for a thread of the pool, whose connection may have grown old."""
     close_old_connections()
     return news(run_id, seen)
@@ -173,28 +206,32 @@ class Hub:
 
 
 HUB = Hub()
-Look = Callable[[UUID, int], News | None]
+Look = Callable[[UUID, Seen], News | None]
 
 
-async def stream(run_id: UUID, seen: int, look: Look = look) -> AsyncIterator[str]:
-    """Everything after event `seen` as server-sent events, until the run has ended.
+async def stream(run_id: UUID, last: int, look: Look = look) -> AsyncIterator[str]:
+    """Everything after event number `last` as server-sent events, until the run has ended.
 
     `event` carries one event's HTML with its number as id, `facts` the parts that change with
     the state, `end` says that nothing more will come.
     """
     ask = sync_to_async(look, thread_sensitive=False, executor=POOL)
-    clock = asyncio.get_running_loop().time
-    line = Line(clock)
+    line = Line(last, asyncio.get_running_loop().time)
     async with HUB.listening(jobs.channel(str(run_id))) as bell:
         while True:
             bell.clear()
-            found = await ask(run_id, seen)
+            try:
+                found = await ask(run_id, line.seen())
+            except OperationalError as error:
+                # A database that is away comes back, and a thread's broken connection is renewed.
+                logger.warning("Run %s cannot be read for a page: %s", run_id, error)
+                await asyncio.sleep(LOOK)
+                continue
             for text in line.messages(found):
                 yield text
             if found is None or found.ended:
                 yield message("end", found.state if found else "gone")
                 return
-            seen = max(seen, found.last)
             if len(found.events) < SLICE:
                 await ring_or_time(bell)
 
@@ -211,26 +248,26 @@ async def ring_or_time(bell: asyncio.Event) -> None:
 class Line:
     """What one viewer was told last, and when."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, last: int, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._state = self._facts = ""
-        self._told = self._spoke = clock()
+        self._seen = Seen(last)
+        self._told = self._spoke = clock() - FACTS_EVERY
+
+    def seen(self) -> Seen:
+        """What the viewer has by now."""
+        return replace(self._seen, rested=self._clock() - self._told >= FACTS_EVERY)
 
     def messages(self, found: News | None) -> list[str]:
         """What to send now: new events, facts that changed, or a comment that keeps the line open."""
         if found is None:
             return []
         texts = [message("event", html, number) for number, html in found.events]
-        if self._facts_due(found):
-            self._state, self._facts, self._told = found.state, found.facts, self._clock()
+        if found.facts:
             texts.append(message("facts", found.facts))
+            self._told = self._clock()
+        self._seen = Seen(max(self._seen.last, found.last), found.version, found.state)
         if not texts and self._clock() - self._spoke >= SILENCE:
             texts = [": still here\n\n"]
         if texts:
             self._spoke = self._clock()
         return texts
-
-    def _facts_due(self, found: News) -> bool:
-        if found.facts == self._facts:
-            return False
-        return found.ended or found.state != self._state or self._clock() - self._told >= FACTS_EVERY

@@ -1,13 +1,16 @@
 """Events on their way to open browsers."""
 
+import asyncio
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from uuid import UUID
 
 import httpx
 import pytest
 from django.contrib.auth.models import User
+from django.db import OperationalError, connection
 from django.test import Client
 
 from agents import jobs, live
@@ -168,18 +171,57 @@ def test_every_kind_of_line_end_stays_inside_its_message() -> None:
 
 def test_a_quiet_line_is_kept_open_by_a_comment() -> None:
     now = [0.0]
-    line = live.Line(lambda: now[0])
-    quiet = live.News(events=(), facts="f", state="running", ended=False)
-    assert line.messages(quiet) == [live.message("facts", "f")]
+    line = live.Line(0, lambda: now[0])
+    assert line.messages(live.News((), "f", "1", "running", ended=False)) == [live.message("facts", "f")]
+    quiet = live.News((), "", "1", "running", ended=False)
     now[0] = 14.0
     assert line.messages(quiet) == []
     now[0] = 15.0
     assert line.messages(quiet) == [": still here\n\n"]
 
 
-def test_facts_are_sent_at_most_once_a_second_unless_the_state_changes() -> None:
-    now = [0.0]
-    line = live.Line(lambda: now[0])
-    sent = [line.messages(live.News((), facts, state, ended=False)) for facts, state in
-            [("a", "running"), ("b", "running"), ("c", "failed")]]  # fmt: skip
-    assert [len(texts) for texts in sent] == [1, 0, 1]
+def test_facts_are_told_when_they_change_and_not_again(make_agent: MakeAgent) -> None:
+    run = jobs.submit(make_agent(), "x")
+    first = live.news(run.public_id, live.Seen())
+    assert first
+    told = live.Seen(first.last, first.version, first.state)
+    again = live.news(run.public_id, told)
+    assert again
+    assert (first.facts != "", again.facts) == (True, "")
+    run.wait("Because.")
+    changed = live.news(run.public_id, told)
+    assert changed
+    assert "Because." in changed.facts
+
+
+def test_output_changes_the_facts_at_most_once_a_second(make_agent: MakeAgent) -> None:
+    run = jobs.submit(make_agent(), "x")
+    first = live.news(run.public_id, live.Seen())
+    assert first
+    Run.objects.update(output_bytes=5)
+    for rested, told in ((False, False), (True, True)):
+        seen = live.Seen(first.last, first.version, first.state, rested=rested)
+        found = live.news(run.public_id, seen)
+        assert found
+        assert bool(found.facts) == told
+
+
+def test_a_database_that_was_away_does_not_end_the_stream(make_agent: MakeAgent) -> None:
+    run = execute(jobs.submit(make_agent(), "line-1"))
+    failures = [OperationalError("away")]
+
+    def look(run_id: UUID, seen: live.Seen) -> live.News | None:
+        if failures:
+            raise failures.pop()
+        try:
+            return live.news(run_id, seen)
+        finally:
+            # The thread lives on, and a test database with open connections cannot be dropped.
+            connection.close()
+
+    async def collect() -> list[str]:
+        return [text async for text in live.stream(run.public_id, 0, look)]
+
+    found = "".join(asyncio.run(collect()))
+    assert "line-1" in found
+    assert found.endswith("event: end\ndata: succeeded\n\n")

@@ -2,9 +2,10 @@
 
 import json
 import re
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from django import template
+from django.utils import timezone
 
 from agents.models import Event, Run
 from agents.models.fields import write_seconds
@@ -89,6 +90,18 @@ def duration(value: timedelta | None) -> str:
 def seconds(value: int) -> str:
     """A limit as it is typed: 30s, 10m, 2h."""
     return write_seconds(value)
+
+
+@register.filter
+def clock(moment: datetime) -> str:
+    """The time of day on the server; a script writes it in the reader's own zone."""
+    return timezone.localtime(moment).strftime("%H:%M:%S")
+
+
+@register.filter
+def number(value: int) -> str:
+    """Plain digits, for addresses."""
+    return str(value)
 
 
 @register.filter

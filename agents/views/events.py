@@ -34,7 +34,8 @@ def for_scripts(view: View) -> View:
 @for_scripts
 async def run_events(request: HttpRequest, public_id: UUID) -> HttpResponseBase:
     """The next slice of events after `?after=`, with the facts beside them."""
-    found = await sync_to_async(live.news)(public_id, live.sequence(request.GET.get("after")))
+    seen = live.Seen(live.sequence(request.GET.get("after")))
+    found = await sync_to_async(live.news)(public_id, seen)
     if found is None:
         raise Http404
     events = [{"seq": number, "html": html} for number, html in found.events]
@@ -49,9 +50,9 @@ async def run_stream(request: HttpRequest, public_id: UUID) -> HttpResponseBase:
         raise Http404
     # The stream reads through connections that all viewers share; this request's own is done.
     await sync_to_async(connections.close_all)()
-    seen = live.sequence(request.headers.get("Last-Event-ID", request.GET.get("after")))
+    last = live.sequence(request.headers.get("Last-Event-ID", request.GET.get("after")))
     return StreamingHttpResponse(
-        live.stream(public_id, seen),
+        live.stream(public_id, last),
         content_type="text/event-stream",
         headers={"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"},
     )
