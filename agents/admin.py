@@ -68,7 +68,7 @@ class DockerSettingsInline(Inline):
         (None, {"fields": ["enabled", "memory", "cpus", "pids_limit", "workspace_mode", "tmpfs", "labels"]}),
         (
             "For administrators",
-            {"fields": list(DockerSettings.ADMINISTRATOR_FIELDS), "description": FOR_ADMINISTRATORS},
+            {"fields": list(DockerSettings.ADMINISTRATOR_FIELDS[1:]), "description": FOR_ADMINISTRATORS},
         ),
     ]
 
@@ -112,6 +112,16 @@ class AgentAdmin(AgentBase):
         ),
         ("For administrators", {"fields": ["working_directory"], "description": FOR_ADMINISTRATORS}),
     ]  # fmt: skip
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        """Administrators alone: a new agent says what is executed, and where."""
+        return is_administrator(request) and super().has_add_permission(request)
+
+    def has_change_permission(self, request: HttpRequest, obj: Agent | None = None) -> bool:
+        """Administrators alone while there is no container: whatever is written there runs on the host."""
+        contained = obj is None or obj.docker.enabled
+        allowed = super().has_change_permission(request, obj)
+        return allowed and (contained or is_administrator(request))
 
     @admin.display(boolean=True, ordering="docker__enabled", description="Docker")
     def in_container(self, agent: Agent) -> bool:

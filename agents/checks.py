@@ -61,7 +61,9 @@ def published() -> Iterable[Path]:
     folders = [Path(settings.STATIC_ROOT)]
     for finder in get_finders():
         storages = getattr(finder, "storages", {})
-        folders += [Path(storage.location) for storage in storages.values() if getattr(storage, "location", "")]
+        folders += [
+            Path(storage.location) for storage in storages.values() if getattr(storage, "location", "")
+        ]
     if settings.MEDIA_URL not in ("", "/"):
         folders.append(Path(settings.MEDIA_ROOT))
     root = getattr(settings, "WHITENOISE_ROOT", None)

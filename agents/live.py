@@ -34,8 +34,6 @@ SLICE = 200
 LOOK, SILENCE = 0.5, 15.0
 # Facts change with every batch of output; nobody reads faster than this, in seconds.
 FACTS_EVERY = 1.0
-# The last status line is written just after the state has become terminal.
-AFTERMATH = timedelta(seconds=1.5)
 # A queued run is normally taken within milliseconds.
 PATIENCE = timedelta(seconds=3)
 LARGEST_SEQ = 2**31 - 1
@@ -88,8 +86,7 @@ def news(run_id: UUID, seen: Seen) -> News | None:
         return None
     # The row is read first: whatever it counts is there when the events are read.
     events = slice_after(run, seen.last)
-    quiet = not events and run.finished_at is not None and timezone.now() - run.finished_at > AFTERMATH
-    ended, version = run.is_terminal and quiet, version_of(run)
+    ended, version = run.is_terminal and not events, version_of(run)
     due = version != seen.version and (seen.rested or ended or run.state != seen.state)
     return News(
         events=tuple((event.seq, fragment(event, run)) for event in events),

@@ -132,8 +132,8 @@ def test_the_admin_leads_back_to_the_agents_page(browser: Client, make_agent: Ma
 
 
 def test_an_operator_changes_what_operators_may(operator: Client, make_agent: MakeAgent) -> None:
-    path = f"/admin/agents/agent/{make_agent().pk}/change/"
-    typed = filled(operator, path, description="mine", **{"docker-0-memory": "1g", "docker-0-enabled": "on"})
+    path = f"/admin/agents/agent/{make_agent(docker_enabled=True).pk}/change/"
+    typed = filled(operator, path, description="mine", **{"docker-0-memory": "1g"})
     assert operator.post(path, typed).status_code == 302
     agent = Agent.objects.get()
     assert (agent.description, agent.docker.memory, agent.docker.enabled) == ("mine", 1024**3, True)
@@ -142,10 +142,17 @@ def test_an_operator_changes_what_operators_may(operator: Client, make_agent: Ma
 def test_an_operator_cannot_change_what_a_container_reaches(
     operator: Client, make_agent: MakeAgent, settings: object
 ) -> None:
-    agent = make_agent()
+    agent = make_agent(docker_enabled=True)
     before = agent.freeze()
     path = f"/admin/agents/agent/{agent.pk}/change/"
-    attack = {"image": "evil", "network": "none", "user": "7:7", "mounts": "/:/host:rw", "env": "A=1"}
+    attack = {
+        "enabled": "",
+        "image": "evil",
+        "network": "none",
+        "user": "7:7",
+        "mounts": "/:/host:rw",
+        "env": "A=1",
+    }
     typed = filled(
         operator, path, working_directory="/", **{f"docker-0-{key}": text for key, text in attack.items()}
     )
@@ -153,12 +160,12 @@ def test_an_operator_cannot_change_what_a_container_reaches(
     assert Agent.objects.get().freeze() == before
 
 
-def test_an_operator_makes_agents_with_the_defaults_of_administrators(operator: Client) -> None:
-    path = "/admin/agents/agent/add/"
-    typed = filled(operator, path, name="plain", **{"docker-0-image": "evil", "docker-0-enabled": "on"})
-    assert operator.post(path, typed).status_code == 302
-    docker = Agent.objects.get().docker
-    assert (docker.enabled, docker.image) == (True, "herdweb/agent")
+def test_what_runs_on_the_host_is_for_administrators(operator: Client, make_agent: MakeAgent) -> None:
+    agent = make_agent()
+    path = f"/admin/agents/agent/{agent.pk}/change/"
+    assert operator.post(path, {"command": "sh", "description": "mine"}).status_code == 403
+    assert operator.get("/admin/agents/agent/add/").status_code == 403
+    assert Agent.objects.get().description == ""
 
 
 def test_an_operator_sees_what_is_for_administrators_but_no_boxes(

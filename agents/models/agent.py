@@ -92,7 +92,11 @@ class Agent(models.Model):
         help_text="The agent ends after so many turns. Empty: no limit.",
     )
     mcp_servers = models.JSONField(
-        default=dict, blank=True, validators=[rules.mcp_servers], help_text="MCP servers by name, as JSON."
+        "MCP servers",
+        default=dict,
+        blank=True,
+        validators=[rules.mcp_servers],
+        help_text="MCP servers by name, as JSON.",
     )
     setting_sources = LinesField(
         validators=[rules.setting_sources],
@@ -215,9 +219,9 @@ class DockerSettings(models.Model):
         validators=[Between(64 * MB, 64 * GB, human_size)],
         help_text="Memory, like 512m or 2g; no swap on top.",
     )
-    cpus = models.FloatField(default=2.0, validators=[Between(0.1, 64)], help_text="Cores, like 1.5.")
+    cpus = models.FloatField("CPUs", default=2.0, validators=[Between(0.1, 64)], help_text="Cores, like 1.5.")
     pids_limit = models.PositiveIntegerField(
-        default=512, validators=[Between(16, 4096)], help_text="Processes and threads."
+        "process limit", default=512, validators=[Between(16, 4096)], help_text="Processes and threads."
     )
     user = models.CharField(
         max_length=21, blank=True, validators=[rules.user], help_text="uid:gid. Empty: herdweb's own choice."
@@ -235,11 +239,13 @@ class DockerSettings(models.Model):
         validators=[rules.mounts],
         help_text="Host directories, one a line: /host:/container[:ro|rw]; read-only if unsaid.",
     )
-    env = PairsField(validators=[rules.env], help_text="NAME=value, one a line. Not for secrets.")
+    env = PairsField(
+        "environment", validators=[rules.env], help_text="NAME=value, one a line. Not for secrets."
+    )
     labels = PairsField(validators=[rules.labels], help_text="name=value, one a line.")
 
-    # Fields that decide what a container can reach are for administrators alone.
-    ADMINISTRATOR_FIELDS = ("image", "network", "user", "mounts", "env")
+    # Whether there is a container at all, and what it can reach, is for administrators alone.
+    ADMINISTRATOR_FIELDS = ("enabled", "image", "network", "user", "mounts", "env")
 
     class Meta:
         verbose_name = verbose_name_plural = "Docker settings"

@@ -94,12 +94,11 @@ class SecondsFormField(Written):
 class LinesFormField(forms.CharField):
     """A list, one item a line, or as JSON; with `words`, one line is split like a shell does it."""
 
-    widget = forms.Textarea
+    widget = forms.Textarea(attrs={"rows": 3})
 
     def __init__(self, *, words: bool = False, **options: Any) -> None:
         super().__init__(**options)
         self.words = words
-        self.widget.attrs.setdefault("rows", 3)
 
     def to_python(self, value: Any) -> Any:
         """A list of strings."""
@@ -119,11 +118,7 @@ class LinesFormField(forms.CharField):
 class PairsFormField(forms.CharField):
     """A map of texts, one NAME=value a line, or as JSON."""
 
-    widget = forms.Textarea
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self.widget.attrs.setdefault("rows", 3)
+    widget = forms.Textarea(attrs={"rows": 3})
 
     def to_python(self, value: Any) -> Any:
         """A map of strings to strings."""
