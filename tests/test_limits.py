@@ -277,3 +277,10 @@ def test_a_mount_that_leads_elsewhere_by_now_is_refused(tiny: Tiny, settings: An
     done = run(agent)
     assert (done.state, done.container) == ("failed", None)
     assert "resolves outside, to /etc" in done.reason
+
+
+def test_the_peak_of_the_memory_is_remembered(tiny: Tiny) -> None:
+    done = run(tiny("x=$(yes aaaaaaaaaaaaaaaa | head -c 30000000); sleep 3; echo ${#x}"))
+    assert done.container is not None
+    assert done.container.memory_peak is not None
+    assert 30_000_000 < done.container.memory_peak < 1024**3

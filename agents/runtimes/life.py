@@ -17,6 +17,8 @@ from agents.runtimes.types import Exit, Offsets, RunError, Stream
 RETRY_SECONDS = 1.0
 # How long the last output may take after the end of the process before it is fetched again.
 DRAIN_SECONDS = 3.0
+# The peak of the memory is looked for this often.
+SAMPLE_SECONDS = 2.0
 SIGNAL_BASE = 128
 VANISHED = "The container was removed from outside herdweb while it ran."
 
@@ -35,7 +37,7 @@ class Life:
         self.received: dict[Stream, int] = {"stdout": since.stdout, "stderr": since.stderr}
         self.ended = threading.Event()
         self.left = threading.Event()
-        self.vanished = False
+        self.memory_peak = 0
         self._streams: list[Any] = []
         self._readers: list[threading.Thread] = []
 
@@ -51,6 +53,7 @@ class Life:
         else:
             self._replay(follow=True)
         threading.Thread(target=self._watch, daemon=True).start()
+        threading.Thread(target=self._sample, daemon=True).start()
 
     def stop(self, grace: float) -> None:
         """Stop in a thread, again and again until the engine has answered."""
@@ -73,6 +76,7 @@ class Life:
             signal=code - SIGNAL_BASE if SIGNAL_BASE < code <= SIGNAL_BASE + 64 else None,
             oom=bool(state.get("OOMKilled")),
             memory_limit=int(attributes["HostConfig"].get("Memory") or 0),
+            memory_peak=self.memory_peak,
             started_at=engine_time(state["StartedAt"]),
             finished_at=engine_time(state["FinishedAt"]),
             program=program,
@@ -170,6 +174,14 @@ class Life:
                     break
                 self.left.wait(RETRY_SECONDS)
         self.ended.set()
+
+    def _sample(self) -> None:
+        """Look at the memory now and then: when the container has ended, the kernel has forgotten it."""
+        while not self.ended.wait(SAMPLE_SECONDS) and not self.left.is_set():
+            with suppress(*ENGINE_ERRORS, KeyError):
+                memory = self.api.stats(self.engine_id, stream=False, one_shot=True)["memory_stats"]
+                # cgroup v1 tells the peak itself, v2 only what is used now.
+                self.memory_peak = max(self.memory_peak, memory.get("max_usage") or memory.get("usage") or 0)
 
     def _has_ended(self) -> bool:
         try:
