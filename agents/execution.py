@@ -113,7 +113,8 @@ class Supervision:
         if not reports:
             return
         for report in reports:
-            self._learn(report)
+            if not isinstance(report, Parsed):
+                self._learn(report)
         output.append(reports)
         self.run.record(self.owner, reports)
         self.notify(self.run)
@@ -264,10 +265,11 @@ class Output:
 
     def append(self, reports: Sequence[Report]) -> None:
         """Write the raw lines of a batch, before the rows that point to them are stored."""
+        lines = [report.line for report in reports if isinstance(report, Parsed)]
         for file, stream in zip(self._files, ("stdout", "stderr"), strict=True):
-            raw = [r.line.raw for r in reports if isinstance(r, Parsed) and r.line.stream == stream]
+            raw = b"".join([line.raw for line in lines if line.stream == stream])
             if raw:
-                file.write(b"".join(raw))
+                file.write(raw)
                 file.flush()
 
 

@@ -133,12 +133,13 @@ class Reader:
         """A line masked and parsed; what is none passes."""
         if not isinstance(output, Line):
             return output
-        raw, stream = self.mask(output.raw), output.stream
+        line = self.mask.line(output)
+        raw, stream = line.raw, line.stream
         text = readable(raw)
         messages = self.parse(text) if stream == "stdout" else [Message("stderr", text)]
         offset = self.offsets[stream]
         self.offsets[stream] = offset + len(raw)
-        return Parsed(Line(stream, raw), offset, tuple(messages))
+        return Parsed(line, offset, tuple(messages))
 
 
 class Mask:
@@ -149,12 +150,13 @@ class Mask:
         forms = {form for value in secrets.values() for form in spellings(value)}
         self.forms = sorted(forms, key=len, reverse=True)
 
-    def __call__(self, raw: bytes) -> bytes:
-        """Return the same bytes with every secret masked."""
+    def line(self, line: Line) -> Line:
+        """The same line with every secret masked."""
+        raw = line.raw
         for form in self.forms:
             if form in raw:
                 raw = raw.replace(form, b"*" * len(form))
-        return raw
+        return line if raw is line.raw else Line(line.stream, raw)
 
 
 def spellings(value: str) -> set[bytes]:

@@ -3,6 +3,7 @@
 import threading
 import time
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import docker
@@ -23,6 +24,7 @@ SAMPLE_SECONDS = 2.0
 # Streams that end with their container do so within this time.
 TOGETHER_SECONDS = 0.1
 TIMED_OUT = "timed out"
+NO_STATE = {"State": {"FinishedAt": "0001-01-01T00:00:00Z"}}
 SIGNAL_BASE = 128
 VANISHED = "The container was removed from outside herdweb while it ran."
 
@@ -126,9 +128,19 @@ class Life:
         self.ended.set()
 
     def _may_lack_the_end(self) -> bool:
-        """Whether the streams ended before the container did: the engine's log has the rest."""
-        early = self.ended_at - self.reading.stopped_at > TOGETHER_SECONDS
-        return early or self.reading.broken or self.interrupted
+        """Whether the streams ended before the agent did: the engine's log has the rest.
+
+        That the end was told long after the streams ended proves nothing, for the engine first
+        writes its own log; then its word on when the process ended decides.
+        """
+        if self.reading.broken or self.interrupted:
+            return True
+        before_end = self.ended_at - self.reading.stopped_at
+        if before_end <= TOGETHER_SECONDS:
+            return False
+        finished = engine_time((self._inspect() or NO_STATE)["State"]["FinishedAt"])
+        stopped = datetime.now(UTC) - timedelta(seconds=time.monotonic() - self.reading.stopped_at)
+        return finished is None or (finished - stopped).total_seconds() > TOGETHER_SECONDS
 
     def _sample(self) -> None:
         """Look at the memory now and then: when the container has ended, the kernel has forgotten it."""
