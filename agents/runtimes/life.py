@@ -23,6 +23,8 @@ LOOK_SECONDS = 0.2
 SAMPLE_SECONDS = 2.0
 # Streams that end with their container do so within this time.
 TOGETHER_SECONDS = 0.1
+# How often the engine's log is asked for the rest before it is given up.
+ATTEMPTS = 5
 TIMED_OUT = "timed out"
 NO_STATE = {"State": {"FinishedAt": "0001-01-01T00:00:00Z"}}
 SIGNAL_BASE = 128
@@ -43,6 +45,7 @@ class Life:
         self.reading = Reading(client.api, self.engine_id, since, self.collector)
         self.ended = threading.Event()
         self.left = threading.Event()
+        self.complete = False
         self.interrupted = False
         self.ended_at = 0.0
         self.memory_peak = 0
@@ -106,9 +109,15 @@ class Life:
             elif not self.ended.wait(RETRY_SECONDS):
                 # The stream broke, the container did not: go on where it broke.
                 self.reading.again(follow=True)
-        if not self.reading.drained() or self._may_lack_the_end():
+        self.complete = self.reading.drained() and not self._may_lack_the_end()
+        for _ in range(ATTEMPTS):
+            if self.complete or self.left.is_set():
+                break
+            # The SDK ends a stream that broke like one that is through: only a reading that brings
+            # nothing more shows that there is nothing more.
+            before = dict(self.reading.received)
             self.reading.again(follow=False)
-            self.reading.drained()
+            self.complete = self.reading.drained() and self.reading.received == before
         self.collector.close()
 
     def _wait(self) -> None:

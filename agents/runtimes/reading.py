@@ -33,6 +33,8 @@ class Reading:
         self._streams: list[Any] = []
         self._readers: list[threading.Thread] = []
         self._closed = False
+        # Grows with whatever comes, also with what is known already and skipped.
+        self._moved = 0
         self.broken = False
         self.stopped_at = math.inf
 
@@ -68,10 +70,10 @@ class Reading:
     def drained(self) -> bool:
         """Wait until the streams have ended; False if one hangs although the collector takes more."""
         while any(reader.is_alive() for reader in self._readers):
-            before = dict(self.received)
+            before = self._moved
             for reader in self._readers:
                 reader.join(STALL_SECONDS)
-            if self.received == before and not self.collector.pieces.full():
+            if self._moved == before and not self.collector.pieces.full():
                 return not any(reader.is_alive() for reader in self._readers)
         return bool(self._readers)
 
@@ -100,12 +102,14 @@ class Reading:
 
     def _carry_both(self, stream: Any) -> None:
         for out, err in stream:
+            self._moved += 1
             self._put("stdout", out)
             self._put("stderr", err)
 
     def _carry_one(self, stream: Any, name: Stream) -> None:
         known = self.received[name]
         for data in stream:
+            self._moved += len(data)
             fresh = data[known:]
             known -= min(known, len(data))
             self._put(name, fresh)
