@@ -1,6 +1,7 @@
 """RQ's worker, with what runs in containers need: quick hand-over and no orphaned work horse."""
 
 import gc
+import multiprocessing
 import os
 import signal
 from typing import Any
@@ -9,6 +10,7 @@ from django.db import connections
 from django.utils import timezone
 from redis.exceptions import RedisError
 from rq import Worker
+from rq.worker_registration import REDIS_WORKER_KEYS
 
 from agents import jobs
 from agents.models import Run
@@ -33,7 +35,8 @@ class HerdWorker(Worker):
 
     def heartbeat(self, *arguments: Any, **options: Any) -> None:
         """Come back after the queue lost everything."""
-        if not self.connection.exists(self.key):
+        if not self.connection.sismember(REDIS_WORKER_KEYS, self.key):
+            self.connection.delete(self.key)
             self.register_birth()  # type: ignore[no-untyped-call]
         super().heartbeat(*arguments, **options)
 
@@ -46,7 +49,9 @@ class HerdWorker(Worker):
 
     def work(self, *arguments: Any, **options: Any) -> bool:
         """Without RQ's scheduler, which a pool would start: due moments are rows, not jobs."""
-        end_with_parent()
+        if multiprocessing.parent_process():
+            # A pool that was killed cannot end its workers, and nobody would replace those that die.
+            end_with_parent()
         return bool(super().work(*arguments, **{**options, "with_scheduler": False}))
 
     def subscribe(self) -> None:

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -128,8 +129,19 @@ def redis_server(environment: Environment) -> Iterator[None]:
     else:
         process = start_redis(environment.redis_socket, environment.herdweb_state_dir)
         until(lambda: pings(environment.redis_url), process, environment.herdweb_state_dir / "redis.log")
+        ending = threading.Event()
+        threading.Thread(target=alarm, args=(process, ending), daemon=True).start()
         yield
+        ending.set()
         end(process)
+
+
+def alarm(process: subprocess.Popen[bytes], ending: threading.Event) -> None:
+    """End the stack with its Redis: without one it would go on and start nothing."""
+    process.wait()
+    if not ending.is_set():
+        say("Redis has ended, and so does the stack. Start it again: make run")
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def start_redis(path: Path, state: Path) -> subprocess.Popen[bytes]:

@@ -241,7 +241,10 @@ def test_trigger_says_that_no_worker_is_alive(make_agent: MakeAgent) -> None:
     make_agent("web")
     arguments = [sys.executable, "manage.py", "trigger", "web", "--prompt", "go", "--wait"]
     options: dict[str, Any] = {"cwd": ROOT, "env": process_environment(), "stdout": subprocess.DEVNULL}
+    # A shell's background job would have it ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, **options) as waiting:
+        signal.signal(signal.SIGINT, before)
         assert waiting.stderr is not None
         assert waiting.stderr.readline() == "queued\n"
         assert waiting.stderr.readline().startswith("No worker is alive")

@@ -341,3 +341,14 @@ def test_a_worker_comes_back_after_the_queue_lost_everything(workers: Workers) -
     workers(1)
     jobs.queue().connection.flushdb()
     until(jobs.workers, "The worker did not come back", 30)
+
+
+def test_workers_end_with_a_pool_that_was_killed(chatter: Agent, workers: Workers) -> None:
+    pool = workers(1)
+    run = halfway(jobs.submit(chatter, "-"))
+    first = horse(run)
+    pool.kill()
+    until(lambda: not Path(f"/proc/{first}").exists(), "The horse outlived the pool", 10)
+    assert current(run).state == "running"
+    workers(1)
+    assert_complete(ended(run, tick=True))

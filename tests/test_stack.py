@@ -275,6 +275,16 @@ def test_a_stack_that_is_killed_leaves_no_process_behind(stack: Stack) -> None:
     stack.start()
 
 
+def test_a_stack_ends_with_its_redis_and_says_so(stack: Stack) -> None:
+    assert stack.make
+    processes = family(stack.make.pid)
+    (server,) = [pid for pid, _ in processes if b"redis-server" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    os.kill(server, signal.SIGKILL)
+    stack.make.wait(END_LIMIT)
+    until(lambda: not alive(processes), f"Still there: {alive(processes)}", END_LIMIT)
+    stack.start()
+
+
 def test_a_term_ends_it_as_well(stack: Stack) -> None:
     assert stack.make
     processes = family(stack.make.pid)
