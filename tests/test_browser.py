@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
@@ -10,6 +11,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 
 from agents import jobs
 from agents.models import Agent, Event, Run
+from agents.runtimes.types import Kind, Line, Message, Parsed
 from tests.conftest import ROOT, execute, until
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.browser]
@@ -157,6 +159,39 @@ def test_what_is_hostile_does_nothing_in_a_browser(page: Page, make_agent: MakeA
         page.goto(path)
         assert "owned" not in page.title(), path
         assert page.locator("img[src=x]").count() == 0, path
+
+
+def test_a_result_that_comes_later_is_put_into_its_call_as_on_a_reload(
+    page: Page, make_agent: MakeAgent
+) -> None:
+    run = jobs.submit(make_agent(), "x")
+    Run.objects.update(state="running")
+    calls = [said("tool_use", "Bash", id=number, input={"command": "ls"}) for number in ('a"]', "b")]
+    results = [said("tool_result", "out", tool_use_id=number) for number in ("b", 'a"]', "c", "b")]
+    run.record("", [calls[0]])
+    page.goto(run.get_absolute_url())
+    expect(page.get_by_text("no result yet")).to_have_count(1)
+    for report in [calls[1], *results]:
+        run.record("", [report])
+    expect(page.locator(".own-event-tool_result")).to_have_count(4)
+    expect(page.get_by_text("no result yet")).to_have_count(0)
+    seen = outline(page)
+    page.reload()
+    assert outline(page) == seen
+    assert "e2[e5] e3[e4] e6 e7" in seen
+
+
+def said(kind: Kind, text: str, parent: str = "", **block: Any) -> Parsed:
+    """A line of an agent with one content block."""
+    payload = {"block": block, "parent_tool_use_id": parent}
+    return Parsed(Line("stdout", b"x"), 0, (Message(kind, text, payload),))
+
+
+def outline(page: Page) -> str:
+    """The events of a page by their ids, in brackets those inside another."""
+    script = """list => [...list.children].map(each =>
+        each.id + [...each.querySelectorAll("article")].map(inner => `[${inner.id}]`).join("")).join(" ")"""
+    return str(page.locator(".own-events").evaluate(script))
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

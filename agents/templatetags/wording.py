@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from django import template
 from django.utils import timezone
 
+from agents import transcript
 from agents.models import Event, Run
 from agents.models.fields import write_seconds
 from agents.models.run import TEXT_LIMIT
@@ -116,6 +117,12 @@ def money(value: float | None) -> str:
     if value is None:
         return ""
     return f"${value:,.2f}" if value >= 1 else f"${value:.4f}"
+
+
+@register.filter
+def failed(event: Event) -> bool:
+    """Whether the result of a tool is an error."""
+    return bool(transcript.block(event).get("is_error"))
 
 
 @register.filter

@@ -14,7 +14,7 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import aget_object_or_404, get_object_or_404, render
 from django.views.decorators.http import require_POST, require_safe
 
-from agents import jobs, live, machine
+from agents import jobs, live, machine, transcript
 from agents.models import Agent, Run
 from agents.views.paging import page_of
 
@@ -57,14 +57,15 @@ def run(request: HttpRequest, public_id: UUID) -> HttpResponse:
     before = live.sequence(request.GET.get("before"))
     events = window(found, before)
     first, last = (events[0].seq, events[-1].seq) if events else (0, 0)
+    at_end = last >= found.event_count or not before
     context = {
         "run": found,
         "config": found.agent_config,
         "obstacle": live.obstacle(found),
-        "events": events,
+        "items": transcript.items(found, events, at_end=at_end),
         "first": first,
         "last": last,
-        "at_end": last >= found.event_count or not before,
+        "at_end": at_end,
     }
     return render(request, "agents/run.html", context)
 

@@ -33,13 +33,23 @@
   const draw = () => {
     drawing = false;
     const follow = atEnd();
-    const fresh = document.createDocumentFragment();
-    for (const html of pending) fresh.append(parse(html));
+    for (const html of pending) place(parse(html).firstElementChild);
     pending = [];
-    list.append(fresh);
     trim(follow);
     if (follow) toEnd();
     offerJump();
+  };
+  // A result goes into the card of its call, as the server does it; the last call of that id counts.
+  const place = (article) => {
+    const slot = slotFor(article.dataset.answers);
+    if (slot) slot.replaceChildren(article);
+    else list.append(article);
+  };
+  const slotFor = (id) => {
+    if (!id) return null;
+    const call = [...list.querySelectorAll(`[data-tool="${CSS.escape(id)}"]`)].pop();
+    const slot = call && call.querySelector(":scope > .own-what > [data-answer]");
+    return slot && !slot.querySelector("article") ? slot : null;
   };
   // A page that is left open all night must not fill the browser's memory; earlier events stay a link away.
   const trim = (follow) => {
