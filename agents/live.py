@@ -25,7 +25,7 @@ from redis.exceptions import RedisError
 
 from agents import jobs, transcript
 from agents.models import Event, Run
-from agents.transcript import Item
+from agents.transcript import LARGEST_SEQ, Item
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,6 @@ LOOK, SILENCE = 0.5, 15.0
 FACTS_EVERY = 1.0
 # A queued run is normally taken within milliseconds.
 PATIENCE = timedelta(seconds=3)
-LARGEST_SEQ = 2**31 - 1
 
 # Columns that no page shows.
 HIDDEN = frozenset({"lease_owner", "lease_until", "rung_at", "last_output_at", "event_count"})

@@ -4,6 +4,7 @@ All of it was written by agents, so nothing has to have the shape that it should
 """
 
 import re
+from base64 import b64decode
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -16,6 +17,7 @@ from agents.models import Event, Run
 
 # A result is looked for its call among so many events before it.
 REACH = 300
+LARGEST_SEQ = 2**31 - 1
 # They become attributes of elements, through which a script finds them.
 IDENTIFIER = re.compile(r"[!-~]{1,200}")
 # Comparing takes the square of this in the worst case; larger edits are shown as removed and added.
@@ -72,6 +74,7 @@ class Item:
     by_another: bool = False
     parent: Call | None = None
     pending: bool = False
+    images: list[int] = field(default_factory=list)
     tool: Tool = field(default_factory=Tool)
     answer: "Item | None" = None
 
@@ -117,6 +120,7 @@ def item_of(event: Event, calls: Mapping[str, Call]) -> Item:
     elif event.kind == Event.Kind.TOOL_RESULT:
         item.answers = identifier(block(event).get("tool_use_id"))
         call = calls.get(item.answers)
+        item.images = images(event)
         item.took = event.created - call.created if call else None
     return item
 
@@ -150,6 +154,34 @@ def calls_before(run: Run, events: Sequence[Event]) -> dict[str, Call]:
     rows = run.events.filter(kind=Event.Kind.TOOL_USE, seq__lt=first, seq__gte=first - REACH)
     found = rows.order_by("seq").annotate(call=KT("payload__block__id")).values_list("call", "seq", "created")
     return {call: Call(seq, created) for call, seq, created in found if call in missing}
+
+
+def images(event: Event) -> list[int]:
+    """Where in a result there are pictures, by their place in its content."""
+    content = block(event).get("content")
+    parts = content if isinstance(content, list) else []
+    return [place for place, part in enumerate(parts) if media_type(part) in IMAGES][:MOST_IMAGES]
+
+
+def media_type(part: Any) -> str:
+    """What a part of a result says that it is; empty when it is no picture that is sent along."""
+    source = part.get("source") if isinstance(part, dict) and part.get("type") == "image" else None
+    is_sent = isinstance(source, dict) and source.get("type") == "base64"
+    return str(source.get("media_type")) if is_sent and source else ""
+
+
+def picture(part: Any) -> tuple[bytes, str] | None:
+    """The bytes of a picture with the type that they have themselves, whatever the agent says.
+
+    None for all other types, SVG among them, which is a program in disguise.
+    """
+    if media_type(part) not in IMAGES:
+        return None
+    try:
+        content = b64decode(str(part["source"].get("data")), validate=True)
+    except ValueError:
+        return None
+    return next(((content, kind) for kind, magic in IMAGES.items() if magic.match(content)), None)
 
 
 def tool_of(event: Event) -> Tool:
@@ -232,6 +264,14 @@ def changes(old: str, new: str) -> Iterator[Change]:
 
 
 SIGNS = {"+": "add", "-": "del", "@": "hunk"}
+# By their first bytes.
+IMAGES = {
+    "image/png": re.compile(rb"\x89PNG\r\n\x1a\n"),
+    "image/jpeg": re.compile(rb"\xff\xd8\xff"),
+    "image/gif": re.compile(rb"GIF8[79]a"),
+    "image/webp": re.compile(rb"RIFF....WEBP", re.DOTALL),
+}
+MOST_IMAGES = 20
 STEPS = {"completed": "done", "in_progress": "doing"}
 TOOLS = {
     "Bash": bash,

@@ -2,6 +2,7 @@
 
 import json
 import re
+from base64 import b64encode
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -12,6 +13,7 @@ from django.test import Client
 
 from agents import jobs, live, transcript
 from agents.models import Agent, Event, Run
+from tests.conftest import execute
 from tests.test_pages import HOSTILE, Markup
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -226,3 +228,92 @@ def test_a_page_takes_as_many_queries_for_many_events_as_for_few(
         answer(add, "out", str(number - 1))
     with django_assert_max_num_queries(8):
         page(browser, run)
+
+
+PNG = bytes.fromhex(
+    "89504e470d0a1a0a0000000d4948445200000001000000010806000000"
+    "1f15c4890000000d49444154789c6360606060000000050001a5f645400000000049454e44ae426082"
+)
+PICTURES = {
+    "image/png": PNG,
+    "image/jpeg": b"\xff\xd8\xff\xe0",
+    "image/gif": b"GIF89a",
+    "image/webp": b"RIFF....WEBPVP8 ",
+}
+
+
+def sent(kind: str, content: bytes | str) -> dict[str, Any]:
+    data = b64encode(content).decode() if isinstance(content, bytes) else content
+    return {"type": "image", "source": {"type": "base64", "media_type": kind, "data": data}}
+
+
+def printed(make_agent: MakeAgent, *parts: Any) -> Run:
+    """A run whose agent printed a text and a result with these parts, in one line."""
+    blocks = [
+        {"type": "text", "text": "first"},
+        {"type": "tool_result", "tool_use_id": "t9", "content": list(parts)},
+    ]
+    line = json.dumps({"type": "user", "message": {"content": blocks}})
+    return execute(jobs.submit(make_agent("painter", runtime="command", command=["cat"]), line))
+
+
+@pytest.mark.parametrize("kind", PICTURES)
+@pytest.mark.parametrize("size", [0, 200_000])
+def test_a_picture_is_shown_under_a_policy_of_its_own(
+    browser: Client, make_agent: MakeAgent, kind: str, size: int
+) -> None:
+    content = PICTURES[kind] + b"x" * size
+    made = printed(make_agent, {"type": "text", "text": "look"}, sent(kind, content))
+    address = re.findall(r'<img src="([^"]+/image/[^"]+)"', page(browser, made))
+    assert len(address) == 1
+    reply = browser.get(address[0])
+    assert (reply.content, reply.headers["Content-Type"]) == (content, kind)
+    assert reply.headers["X-Content-Type-Options"] == "nosniff"
+    assert reply.headers["Content-Security-Policy"] == "default-src 'none'; sandbox"
+
+
+OTHER = [
+    sent("image/svg+xml", b"<svg onload='alert(1)'/>"),
+    sent("text/html", b"<b>"),
+    {"type": "image", "source": {"type": "url", "url": "http://evil.example/a.png"}},
+    *({"type": "image", "source": each} for each in NONSENSE),
+]
+
+
+@pytest.mark.parametrize("part", OTHER, ids=str)
+def test_other_pictures_are_not_shown(browser: Client, make_agent: MakeAgent, part: Any) -> None:
+    made = printed(make_agent, part)
+    assert "/image/" not in page(browser, made)
+    for event in made.events.all():
+        assert browser.get(f"{made.get_absolute_url()}events/{event.seq}/image/0/").status_code == 404
+
+
+@pytest.mark.parametrize(
+    "content", [b"<svg onload='alert(1)'/>", b"", "no base64", "\u0000", b"<html>"], ids=str
+)
+def test_what_only_claims_to_be_a_picture_is_not_sent(
+    browser: Client, make_agent: MakeAgent, content: bytes | str
+) -> None:
+    made = printed(make_agent, sent("image/png", content))
+    address = re.findall(r'<img src="([^"]+/image/[^"]+)"', page(browser, made))
+    assert browser.get(address[0]).status_code == 404
+
+
+def test_a_picture_that_is_nowhere_is_not_found(browser: Client, make_agent: MakeAgent) -> None:
+    made = printed(make_agent, sent("image/png", PNG))
+    for rest in (
+        "events/1/image/0/",
+        "events/99/image/0/",
+        f"events/{10**30}/image/0/",
+        f"events/3/image/{10**30}/",
+    ):
+        assert browser.get(made.get_absolute_url() + rest).status_code == 404
+
+
+def test_a_long_result_still_finds_its_call(make_agent: MakeAgent) -> None:
+    call_line = json.dumps({"type": "assistant", "message": {"content": [
+        {"type": "tool_use", "id": "t1", "name": "Bash", "input": {"command": "cat"}}]}})  # fmt: skip
+    result = json.dumps({"type": "user", "message": {"content": [
+        {"type": "tool_result", "tool_use_id": "t1", "content": "x" * 100_000}]}})  # fmt: skip
+    made = execute(jobs.submit(make_agent(runtime="command", command=["cat"]), f"{call_line}\n{result}"))
+    assert [item for item in shown(made) if item.answer]

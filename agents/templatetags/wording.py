@@ -113,7 +113,7 @@ def failed(event: Event) -> bool:
 @register.filter
 def left_out(event: Event) -> bool:
     """Whether the row of an event holds less than the line it came from."""
-    return event.is_cut or (event.payload is None and (event.length or 0) > TEXT_LIMIT)
+    return event.is_cut or (event.length or 0) > TEXT_LIMIT
 
 
 @register.filter
