@@ -1,5 +1,6 @@
 """Text of agents made harmless: without what a terminal or a browser would obey."""
 
+import json
 import re
 from collections.abc import Sequence
 from functools import lru_cache
@@ -43,6 +44,11 @@ def plain(text: object) -> str:
     """The text without control characters, and with those spelt out that turn its direction."""
     bare = ANSI.sub("", str(text)).replace("\r\n", "\n").replace("\r", "\n")
     return DIRECTION.sub(lambda found: f"[U+{ord(found[0]):04X}]", CONTROL.sub("", bare))
+
+
+def pretty(value: object) -> str:
+    """JSON for people."""
+    return plain(json.dumps(value, indent=2, ensure_ascii=False, default=str))
 
 
 @lru_cache(maxsize=512)

@@ -6,14 +6,15 @@ All of it was written by agents, so nothing has to have the shape that it should
 import re
 from base64 import b64decode
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from difflib import unified_diff
-from typing import Any
+from typing import Any, TypeVar
 
 from django.db.models.fields.json import KT
 
 from agents.models import Event, Run
+from agents.prose import plain, pretty
 
 # A result is looked for its call among so many events before it.
 REACH = 300
@@ -22,6 +23,8 @@ LARGEST_SEQ = 2**31 - 1
 IDENTIFIER = re.compile(r"[!-~]{1,200}")
 # Comparing takes the square of this in the worst case; larger edits are shown as removed and added.
 COMPARED = 400
+# How many lines and characters are shown of what is long.
+LISTING, PROSE = (40, 4096), (150, 8192)
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,9 @@ class Todo:
     text: str
 
 
+Row = TypeVar("Row", Change, Todo)
+
+
 @dataclass(frozen=True)
 class Tool:
     """A call as people read it; `rest` is what of its input is not said otherwise."""
@@ -49,6 +55,7 @@ class Tool:
     diff: tuple[Change, ...] = ()
     todos: tuple[Todo, ...] = ()
     rest: Any = None
+    details: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,11 +70,15 @@ class Call:
 class Item:
     """An event with what belongs to it.
 
+    `text` and `details` (JSON) as they are shown; `folded` when anything in it is shown in part.
     `call` is the id of the call that it is, `answers` of the call whose result it is, `parent`
     where the agent was called that is speaking.
     """
 
     event: Event
+    text: str = ""
+    details: str = ""
+    folded: bool = False
     call: str = ""
     answers: str = ""
     took: timedelta | None = None
@@ -79,11 +90,14 @@ class Item:
     answer: "Item | None" = None
 
 
-def items(run: Run, events: Sequence[Event], *, at_end: bool = True) -> list[Item]:
-    """Events in their order, each result inside its call where both are there."""
+def items(run: Run, events: Sequence[Event], *, at_end: bool = True, whole: int = 0) -> list[Item]:
+    """Events in their order, each result inside its call where both are there.
+
+    Long ones are folded but for the one whose number is `whole`.
+    """
     shown: list[Item] = []
     calls: dict[str, Item] = {}
-    for item in singly(run, events, at_end=at_end):
+    for item in singly(run, events, at_end=at_end, whole=whole):
         call = calls.get(item.answers)
         if call and call.answer is None:
             call.answer = item
@@ -94,35 +108,81 @@ def items(run: Run, events: Sequence[Event], *, at_end: bool = True) -> list[Ite
     return shown
 
 
-def singly(run: Run, events: Sequence[Event], *, at_end: bool = True) -> Iterator[Item]:
+def singly(run: Run, events: Sequence[Event], *, at_end: bool = True, whole: int = 0) -> Iterator[Item]:
     """Events in their order, each by itself.
 
     Calls are pending if these are the last events of a run that goes on.
     """
     calls = calls_before(run, events)
     for event in events:
-        item = item_of(event, calls)
+        item = item_of(event, calls, Fold(whole=event.seq == whole))
         if item.call:
             calls[item.call] = Call(event.seq, event.created)
             item.pending = at_end and not run.is_terminal
         yield item
 
 
-def item_of(event: Event, calls: Mapping[str, Call]) -> Item:
-    """One event; most are plain lines and cost nothing here."""
+class Fold:
+    """Shortens what is long, and knows afterwards whether anything was."""
+
+    def __init__(self, *, whole: bool = False) -> None:
+        self.whole = whole
+        self.used = False
+
+    def text(self, text: str, lines: int = LISTING[0], characters: int = LISTING[1]) -> str:
+        """The first lines of a long text."""
+        if self.whole or (len(text) <= characters and text.count("\n") < lines):
+            return text
+        self.used = True
+        return "\n".join(text[:characters].split("\n", lines)[:lines])
+
+    def rows(self, rows: tuple[Row, ...]) -> tuple[Row, ...]:
+        """The first of many lines."""
+        shown, length = LISTING
+        if self.whole or (len(rows) <= shown and sum(len(row.text) for row in rows) <= length):
+            return rows
+        self.used = True
+        return tuple(replace(row, text=row.text[: length // 10]) for row in rows[:shown])
+
+    def tool(self, tool: Tool) -> Tool:
+        """A call whose every part is short."""
+        return replace(
+            tool,
+            title=self.text(plain(tool.title), 3, 500),
+            command=self.text(plain(tool.command)),
+            diff=self.rows(tool.diff),
+            todos=self.rows(tool.todos),
+            details=self.text(pretty(tool.rest)) if tool.rest else "",
+        )
+
+
+def item_of(event: Event, calls: Mapping[str, Call], fold: Fold) -> Item:
+    """One event as it is shown."""
     item = Item(event)
+    enrich(item, calls, fold)
+    # What is read as prose is folded later: a report has more lines than a listing has.
+    sizes = PROSE if event.payload and event.kind in (Event.Kind.TEXT, Event.Kind.RESULT) else LISTING
+    item.text = fold.text(plain(event.text), *sizes)
+    item.folded = fold.used
+    return item
+
+
+def enrich(item: Item, calls: Mapping[str, Call], fold: Fold) -> None:
+    """Add what the JSON of an event says; most are plain lines and have none."""
+    event = item.event
+    if event.kind == Event.Kind.SYSTEM and event.payload:
+        item.details = fold.text(pretty(event.payload))
     if not isinstance(event.payload, dict):
-        return item
+        return
     parent = event.payload.get("parent_tool_use_id")
     item.by_another, item.parent = bool(parent), calls.get(identifier(parent))
     if event.kind == Event.Kind.TOOL_USE:
-        item.call, item.tool = identifier(block(event).get("id")), tool_of(event)
+        item.call, item.tool = identifier(block(event).get("id")), fold.tool(tool_of(event))
     elif event.kind == Event.Kind.TOOL_RESULT:
         item.answers = identifier(block(event).get("tool_use_id"))
         call = calls.get(item.answers)
         item.images = images(event)
         item.took = event.created - call.created if call else None
-    return item
 
 
 def block(event: Event) -> dict[str, Any]:

@@ -181,6 +181,32 @@ def test_a_result_that_comes_later_is_put_into_its_call_as_on_a_reload(
     assert "e2[e5] e3[e4] e6 e7" in seen
 
 
+def test_what_is_folded_is_shown_whole_and_copied_whole(page: Page, make_agent: MakeAgent) -> None:
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    text = "\n".join(expected(100))
+    run = jobs.submit(make_agent(), "x")
+    Run.objects.update(state="running")
+    call = said("tool_use", "Bash", id="t1", input={"command": "seq"})
+    run.record("", [call, said("tool_result", text, tool_use_id="t1")])
+    page.goto(run.get_absolute_url())
+    assert lines(page) == expected(40)
+    page.get_by_role("button", name="Copy the output").click()
+    expect(page.get_by_text("copied", exact=True)).to_be_visible()
+    assert page.evaluate("navigator.clipboard.readText()") == text
+    assert lines(page) == expected(100)
+    page.reload()
+    page.get_by_role("link", name="Show all").click()
+    expect(page.get_by_text("line-100")).to_be_visible()
+    assert outline(page) == "e1 e2[e3]"
+
+
+def test_a_link_to_an_event_leads_to_it_wherever_it_lies(page: Page, make_agent: MakeAgent) -> None:
+    run = jobs.submit(make_agent(), "x")
+    run.record("", [said("text", text) for text in expected(900)])
+    page.goto(f"{run.get_absolute_url()}#e12")
+    expect(page.locator("#e12")).to_be_in_viewport()
+
+
 def said(kind: Kind, text: str, parent: str = "", **block: Any) -> Parsed:
     """A line of an agent with one content block."""
     payload = {"block": block, "parent_tool_use_id": parent}

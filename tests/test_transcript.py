@@ -317,3 +317,45 @@ def test_a_long_result_still_finds_its_call(make_agent: MakeAgent) -> None:
         {"type": "tool_result", "tool_use_id": "t1", "content": "x" * 100_000}]}})  # fmt: skip
     made = execute(jobs.submit(make_agent(runtime="command", command=["cat"]), f"{call_line}\n{result}"))
     assert [item for item in shown(made) if item.answer]
+
+
+def whole(browser: Client, run: Run, number: int) -> str:
+    return str(browser.get(f"{run.get_absolute_url()}events/?whole={number}").json()["events"][0]["html"])
+
+
+def test_long_output_is_folded_and_shown_whole_on_demand(browser: Client, run: Run, add: Add) -> None:
+    call(add, "Bash", {"command": "seq 100"})
+    result = answer(add, "\n".join(f"line-{number}" for number in range(100)))
+    html = page(browser, run)
+    assert ("line-39" in html, "line-40" in html) == (True, False)
+    assert f'href="?whole={result.seq}#e{result.seq}"' in html
+    assert "line-99" in whole(browser, run, result.seq)
+    assert "line-99" in page(browser, run, f"?whole={result.seq}")
+    assert "data-whole" not in whole(browser, run, result.seq)
+
+
+@pytest.mark.parametrize("name", [*transcript.TOOLS, "Other"])
+def test_no_part_of_a_call_is_long_before_it_is_asked_for(
+    browser: Client, run: Run, add: Add, name: str
+) -> None:
+    text = "\n".join("y" * 60 for _ in range(500))
+    keys = ("file_path", "command", "description", "content", "old_string", "new_string", "other")
+    edits = [{"old_string": text, "new_string": "b"}]
+    call(add, name, {**dict.fromkeys(keys, text), "edits": edits, "todos": [{"content": text}] * 100})
+    assert page(browser, run).count("y" * 60) < 400
+    assert whole(browser, run, 2).count("y" * 60) >= 500
+
+
+def test_one_event_has_an_address_wherever_it_lies(browser: Client, run: Run, add: Add) -> None:
+    for number in range(2, 700):
+        add("text", f"line-{number}")
+    for number in (1, 2, 10, 350, 698, 699):
+        html = page(browser, run, f"?at={number}")
+        seen = re.findall(r'id="e(\d+)"', html)
+        assert str(number) in seen
+        assert len(seen) == 300
+    assert 'id="e699"' in page(browser, run, "?at=99999")
+
+
+def test_an_event_that_is_not_there_cannot_be_shown_whole(browser: Client, run: Run) -> None:
+    assert browser.get(f"{run.get_absolute_url()}events/?whole=99").status_code == 404

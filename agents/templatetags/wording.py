@@ -1,6 +1,5 @@
 """How states, sizes, durations, money and foreign text are written: once, for every page."""
 
-import json
 from datetime import datetime, timedelta
 
 from django import template
@@ -10,11 +9,12 @@ from agents import transcript
 from agents.models import Event, Run
 from agents.models.fields import write_seconds
 from agents.models.run import TEXT_LIMIT
-from agents.prose import markdown, plain
+from agents.prose import markdown, plain, pretty
 from agents.runtimes import human_size
 
 register = template.Library()
 register.filter(plain)
+register.filter(pretty)
 register.filter(markdown)
 
 COLOURS = {
@@ -29,12 +29,6 @@ COLOURS = {
     Run.State.TIMED_OUT: "orange",
     Run.State.LOST: "purple",
 }
-
-
-@register.filter
-def pretty(value: object) -> str:
-    """JSON for people."""
-    return plain(json.dumps(value, indent=2, ensure_ascii=False, default=str))
 
 
 @register.filter

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -15,7 +16,7 @@ from django.shortcuts import aget_object_or_404, get_object_or_404, render
 from django.views.decorators.http import require_POST, require_safe
 
 from agents import jobs, live, machine, transcript
-from agents.models import Agent, Run
+from agents.models import Agent, Event, Run
 from agents.views.paging import page_of
 
 # How many events a page shows; earlier ones are a link away.
@@ -54,27 +55,46 @@ def run(request: HttpRequest, public_id: UUID) -> HttpResponse:
     """One run: the same page while it runs and afterwards."""
     rows = Run.objects.select_related("agent", "session", "container", "requested_by")
     found = get_object_or_404(rows, public_id=public_id)
-    before = live.sequence(request.GET.get("before"))
-    events = window(found, before)
+    place = place_of(request)
+    events = window(found, place)
     first, last = (events[0].seq, events[-1].seq) if events else (0, 0)
-    at_end = last >= found.event_count or not before
+    at_end = last >= found.event_count
     context = {
         "run": found,
         "config": found.agent_config,
         "obstacle": live.obstacle(found),
-        "items": transcript.items(found, events, at_end=at_end),
+        "items": transcript.items(found, events, at_end=at_end, whole=place.whole),
         "first": first,
         "last": last,
-        "at_end": at_end,
+        "at_end": at_end or place == Place(),
     }
     return render(request, "agents/run.html", context)
 
 
-def window(found: Run, before: int) -> list[Any]:
-    """The last events, or the last before a number, in their order."""
+@dataclass(frozen=True)
+class Place:
+    """Where in a run to look: before an event, around one, or around one that is shown whole."""
+
+    before: int = 0
+    at: int = 0
+    whole: int = 0
+
+
+def place_of(request: HttpRequest) -> Place:
+    """What the address says."""
+    before, at, whole = (live.sequence(request.GET.get(name)) for name in ("before", "at", "whole"))
+    return Place(before, at, whole)
+
+
+def window(found: Run, place: Place) -> list[Event]:
+    """The last events, or those around the place, in their order."""
     rows = found.events.order_by("-seq")
-    if before:
-        rows = rows.filter(seq__lt=before)
+    around = place.at or place.whole
+    if 0 < around <= found.event_count:
+        # At the end a window is as long as elsewhere.
+        rows = rows.filter(seq__lte=max(around + WINDOW // 2, WINDOW))
+    elif place.before:
+        rows = rows.filter(seq__lt=place.before)
     return list(rows[:WINDOW])[::-1]
 
 

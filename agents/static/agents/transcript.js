@@ -1,0 +1,52 @@
+// What a reader does with the events of a run: show one whole, copy, follow a link to one.
+// data-whole="12": a link that shows event 12 whole. data-copy: a button that copies what stands below it.
+"use strict";
+(() => {
+  const list = document.querySelector("[data-events]");
+  if (!list) return;
+
+  // What is said on the page must be there: an address may name an event that is not.
+  const follow = () => {
+    const number = /^#e(\d+)$/.exec(location.hash);
+    if (number && !document.getElementById(`e${number[1]}`) && !location.search.includes(`at=${number[1]}`)) {
+      location.replace(`?at=${number[1]}#e${number[1]}`);
+    }
+  };
+
+  const whole = async (link) => {
+    const answer = await fetch(`${list.dataset.events}?whole=${link.dataset.whole}`);
+    if (!answer.ok) throw new Error(String(answer.status));
+    const template = document.createElement("template");
+    template.innerHTML = (await answer.json()).events[0].html;
+    const fresh = template.content.firstElementChild;
+    const article = link.closest("article");
+    const slot = (element) => element.querySelector(":scope > .own-what > [data-answer]");
+    if (slot(fresh) && slot(article)) slot(fresh).replaceWith(slot(article));
+    article.replaceWith(fresh);
+    return fresh;
+  };
+
+  const copy = async (button) => {
+    let article = button.closest("article");
+    const link = article.querySelector(":scope > .own-what > [data-whole]");
+    if (link) article = await whole(link);
+    const now = article.querySelector(":scope > .own-what > .own-label [data-copy]");
+    await navigator.clipboard.writeText(now.closest(".own-label").nextElementSibling.textContent);
+    now.textContent = "copied";
+    setTimeout(() => (now.textContent = "copy"), 1500);
+  };
+
+  list.addEventListener("click", (event) => {
+    const link = event.target.closest("[data-whole]");
+    const button = event.target.closest("[data-copy]");
+    if (link && !event.ctrlKey && !event.metaKey && !event.shiftKey) {
+      event.preventDefault();
+      whole(link).catch(() => location.assign(link.href));
+    }
+    if (button) copy(button).catch(() => (button.textContent = "not copied"));
+  });
+  addEventListener("hashchange", follow);
+  // Browsers copy for pages that came by https or from this machine.
+  if (navigator.clipboard) list.dataset.canCopy = "";
+  follow();
+})();
