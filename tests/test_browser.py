@@ -207,6 +207,20 @@ def test_a_link_to_an_event_leads_to_it_wherever_it_lies(page: Page, make_agent:
     expect(page.locator("#e12")).to_be_in_viewport()
 
 
+def test_kinds_are_hidden_and_text_is_found(page: Page, make_agent: MakeAgent) -> None:
+    run = jobs.submit(make_agent(), "x")
+    run.record("", [said("text", "line-1"), said("thinking", "hm"), said("error", "line-2")])
+    page.goto(run.get_absolute_url())
+    page.get_by_role("button", name="errors", exact=True).click()
+    assert lines(page) == ["line-1"]
+    page.get_by_role("button", name="errors", exact=True).click()
+    assert lines(page) == ["line-1", "line-2"]
+    page.get_by_label("Find in the whole run").fill("LINE-2")
+    page.get_by_role("button", name="Find", exact=True).click()
+    page.get_by_role("link", name="error 4").click()
+    expect(page.locator("#e4")).to_be_in_viewport()
+
+
 def said(kind: Kind, text: str, parent: str = "", **block: Any) -> Parsed:
     """A line of an agent with one content block."""
     payload = {"block": block, "parent_tool_use_id": parent}

@@ -15,7 +15,7 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import aget_object_or_404, get_object_or_404, render
 from django.views.decorators.http import require_POST, require_safe
 
-from agents import jobs, live, machine, transcript
+from agents import jobs, live, machine, search, transcript
 from agents.models import Agent, Event, Run
 from agents.views.paging import page_of
 
@@ -68,7 +68,15 @@ def run(request: HttpRequest, public_id: UUID) -> HttpResponse:
         "last": last,
         "at_end": at_end or place == Place(),
     }
-    return render(request, "agents/run.html", context)
+    return render(request, "agents/run.html", context | searched(request, found))
+
+
+def searched(request: HttpRequest, found: Run) -> dict[str, Any]:
+    """What was looked for in a run, and where it is."""
+    query = request.GET.get("q", "").strip()[: search.LONGEST]
+    group = known(request.GET.get("kind"), list(search.GROUPS))
+    hits = search.find(found, query, group)
+    return {"groups": search.GROUPS, "query": query, "group": group, "hits": hits, "most": search.MOST}
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
 // What a reader does with the events of a run: show one whole, copy, follow a link to one.
+// data-kinds: buttons that hide the events of a kind.
 // data-whole="12": a link that shows event 12 whole. data-copy: a button that copies what stands below it.
 "use strict";
 (() => {
@@ -45,6 +46,19 @@
     }
     if (button) copy(button).catch(() => (button.textContent = "not copied"));
   });
+  const kinds = document.querySelector("[data-kinds]");
+  const show = () => {
+    const off = [...kinds.querySelectorAll('[aria-pressed="false"]')];
+    list.dataset.hide = off.map((button) => button.dataset.kind).join(" ");
+  };
+  kinds.addEventListener("click", (event) => {
+    const button = event.target.closest("[data-kind]");
+    if (!button) return;
+    button.setAttribute("aria-pressed", String(button.getAttribute("aria-pressed") !== "true"));
+    show();
+  });
+  kinds.hidden = false;
+
   addEventListener("hashchange", follow);
   // Browsers copy for pages that came by https or from this machine.
   if (navigator.clipboard) list.dataset.canCopy = "";
