@@ -221,6 +221,53 @@ def test_kinds_are_hidden_and_text_is_found(page: Page, make_agent: MakeAgent) -
     expect(page.locator("#e4")).to_be_in_viewport()
 
 
+def test_earlier_and_later_events_come_as_the_reader_scrolls(page: Page, make_agent: MakeAgent) -> None:
+    run = jobs.submit(make_agent(), "x")
+    run.record("", [said("text", text) for text in expected(1000)])
+    page.goto(f"{run.get_absolute_url()}?at=500#e500")
+    assert len(lines(page)) == 300
+    middle = page.locator("#e500")
+    expect(middle).to_be_in_viewport()
+    until(lambda: scrolled(page, -3000) and page.locator("#e2").count(), "The beginning did not come")
+    until(lambda: scrolled(page, 3000) and page.locator("#e1001").count(), "The end did not come")
+    assert lines(page) == expected(1000)
+    run.note("line-1001")
+    scrolled(page, 100_000)
+    expect(page.get_by_text("line-1001", exact=True)).to_be_in_viewport()
+    assert lines(page) == expected(1001)
+
+
+def test_what_is_read_stays_where_it_is_when_earlier_events_come(page: Page, make_agent: MakeAgent) -> None:
+    run = jobs.submit(make_agent(), "x")
+    call = said("tool_use", "Bash", id="t1", input={"command": "ls"})
+    early, late = expected(1000)[:500], expected(1000)[500:]
+    run.record("", [said("text", text) for text in early])
+    run.record(
+        "", [call, *(said("text", text) for text in late[:299]), said("tool_result", "out", tool_use_id="t1")]
+    )
+    run.withdraw("somebody")
+    page.goto(run.get_absolute_url())
+    # The result's call is one event before the page.
+    assert outline(page).startswith("e503 ")
+    page.mouse.move(400, 500)
+    scrolled(page, 900)
+    before = page.locator("#e520").bounding_box()
+    scrolled(page, -100)
+    expect(page.locator("#e400")).to_be_attached()
+    after = page.locator("#e520").bounding_box()
+    assert before
+    assert after
+    assert abs(after["y"] - before["y"] - 100) < 2
+    assert "e502[e802]" in outline(page)
+
+
+def scrolled(page: Page, distance: int) -> bool:
+    """Turn the wheel, and give the page a moment."""
+    page.mouse.wheel(0, distance)
+    page.wait_for_timeout(150)
+    return True
+
+
 def said(kind: Kind, text: str, parent: str = "", **block: Any) -> Parsed:
     """A line of an agent with one content block."""
     payload = {"block": block, "parent_tool_use_id": parent}

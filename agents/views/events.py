@@ -14,6 +14,7 @@ from django.views.decorators.http import require_safe
 
 from agents import live, transcript
 from agents.models import Event, Run
+from agents.views.runs import Place, window
 
 View = Callable[[HttpRequest, UUID], Coroutine[Any, Any, HttpResponseBase]]
 
@@ -34,10 +35,14 @@ def for_scripts(view: View) -> View:
 @require_safe
 @for_scripts
 async def run_events(request: HttpRequest, public_id: UUID) -> HttpResponseBase:
-    """The next slice of events after `?after=`, with the facts beside them; or `?whole=`, that one."""
-    number = live.sequence(request.GET.get("whole"))
-    if number:
-        return await sync_to_async(whole)(public_id, number)
+    """The next slice of events after `?after=`, with the facts beside them.
+
+    Or those before `?before=`, as they are shown together; or the one of `?whole=`, unfolded.
+    """
+    for name, answer in (("whole", whole), ("before", earlier)):
+        number = live.sequence(request.GET.get(name))
+        if number:
+            return await sync_to_async(answer)(public_id, number)
     seen = live.Seen(live.sequence(request.GET.get("after")))
     found = await sync_to_async(live.news)(public_id, seen)
     if found is None:
@@ -51,6 +56,14 @@ def whole(public_id: UUID, number: int) -> JsonResponse:
     event = get_object_or_404(Event.objects.select_related("run"), run__public_id=public_id, seq=number)
     item = next(transcript.singly(event.run, [event], whole=number))
     return JsonResponse({"events": [{"seq": number, "html": live.fragment(item, event.run)}]})
+
+
+def earlier(public_id: UUID, number: int) -> JsonResponse:
+    """The events of the page before."""
+    run = get_object_or_404(Run, public_id=public_id)
+    events = window(run, Place(before=number))
+    html = [live.fragment(item, run) for item in transcript.items(run, events, at_end=False)]
+    return JsonResponse({"html": "".join(html)})
 
 
 @require_safe
