@@ -303,6 +303,14 @@ def test_pages_fit_a_telephone_and_a_desk(
                 assert page.evaluate("document.documentElement.scrollWidth") <= width, (name, device)
 
 
+def test_a_picture_in_a_result_is_shown(page: Page, make_agent: MakeAgent) -> None:
+    run = execute(jobs.submit(make_agent(runtime="command", command=["cat"]), TRANSCRIPT))
+    page.goto(run.get_absolute_url())
+    shown = page.locator(".own-image img")
+    shown.scroll_into_view_if_needed()
+    until(lambda: shown.evaluate("image => image.naturalWidth") == 160, "It was not loaded")
+
+
 def gallery(make_agent: MakeAgent, image: str) -> Run:
     """Agents and runs of many kinds, for pictures."""
     make_agent("nightly-report", description="Sums up what changed since yesterday.", enabled=False)

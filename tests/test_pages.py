@@ -86,7 +86,7 @@ def everywhere(run: Run) -> list[str]:
 
 def pages(run: Run) -> list[str]:
     """Addresses that answer a GET with HTML."""
-    others = ("cancel/", "output/", "errors/", "events/", "stream/")
+    others = ("cancel/", "again/", "markdown/", "output/", "errors/", "events/", "stream/")
     return [path for path in everywhere(run) if not path.endswith(others) and "/image/" not in path]
 
 

@@ -15,7 +15,8 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import aget_object_or_404, get_object_or_404, render
 from django.views.decorators.http import require_POST, require_safe
 
-from agents import jobs, live, machine, search, transcript
+from agents import export, jobs, live, machine, search, sessions, transcript
+from agents.forms import RunForm
 from agents.models import Agent, Event, Run
 from agents.views.paging import page_of
 
@@ -53,7 +54,7 @@ def known(value: str | None, choices: list[str]) -> str:
 @require_safe
 def run(request: HttpRequest, public_id: UUID) -> HttpResponse:
     """One run: the same page while it runs and afterwards."""
-    rows = Run.objects.select_related("agent", "session", "container", "requested_by")
+    rows = Run.objects.select_related("agent__docker", "session", "container", "requested_by")
     found = get_object_or_404(rows, public_id=public_id)
     place = place_of(request)
     events = window(found, place)
@@ -68,7 +69,19 @@ def run(request: HttpRequest, public_id: UUID) -> HttpResponse:
         "last": last,
         "at_end": at_end or place == Place(),
     }
-    return render(request, "agents/run.html", context | searched(request, found))
+    return render(request, "agents/run.html", context | searched(request, found) | next_steps(found))
+
+
+def next_steps(found: Run) -> dict[str, Any]:
+    """How a run that has ended can go on, or why not."""
+    if found.session is None or not found.is_terminal:
+        return {}
+    return {
+        "session": found.session,
+        "why_not": sessions.why_not(found.session, found.agent),
+        "why_not_fork": sessions.why_not(found.session, found.agent, fork=True),
+        "by_hand": sessions.by_hand(found),
+    }
 
 
 def searched(request: HttpRequest, found: Run) -> dict[str, Any]:
@@ -113,6 +126,37 @@ def run_cancel(request: HttpRequest, public_id: UUID) -> HttpResponse:
     if not jobs.cancel(found, request.user.get_username()):
         messages.info(request, "The run had ended already.")
     return HttpResponseRedirect(found.get_absolute_url(), status=303)
+
+
+@require_POST
+def run_again(request: HttpRequest, public_id: UUID) -> HttpResponse:
+    """Ask for the same once more, in a new session."""
+    found = get_object_or_404(Run.objects.select_related("agent__docker"), public_id=public_id)
+    form = RunForm(found.agent, {"prompt": found.prompt, "mode": RunForm.NEW})
+    if form.is_valid():
+        found = jobs.submit(found.agent, by=request.user, **form.submission)
+    for reasons in form.errors.values():
+        messages.error(request, " ".join(str(reason) for reason in reasons))
+    return HttpResponseRedirect(found.get_absolute_url(), status=303)
+
+
+@require_safe
+async def run_markdown(_: HttpRequest, public_id: UUID) -> StreamingHttpResponse:
+    """The whole run as Markdown, to keep or to send."""
+    rows = Run.objects.select_related("agent")
+    found = await aget_object_or_404(rows, public_id=public_id)
+    headers = {
+        "Content-Disposition": f'attachment; filename="run-{found.short_id}.md"',
+        "X-Content-Type-Options": "nosniff",
+    }
+    return StreamingHttpResponse(written(found), content_type="text/markdown; charset=utf-8", headers=headers)
+
+
+async def written(found: Run) -> AsyncIterator[str]:
+    """A run as Markdown, an event at a time."""
+    yield export.head(found)
+    async for event in found.events.order_by("seq").aiterator(chunk_size=200):
+        yield export.section(event)
 
 
 @require_safe

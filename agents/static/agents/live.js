@@ -95,7 +95,9 @@
   };
   const showState = (state, terminal) => {
     document.title = `${state.replace("_", " ")} · ${list.dataset.name}`;
-    if (terminal) document.querySelectorAll("[data-until-ended]").forEach((element) => element.remove());
+    if (!terminal) return;
+    document.querySelectorAll("[data-until-ended]").forEach((element) => element.remove());
+    document.querySelectorAll("[data-when-ended]").forEach((element) => (element.hidden = false));
   };
   const finish = () => {
     ended = true;

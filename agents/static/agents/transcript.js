@@ -9,9 +9,9 @@
   // What is said on the page must be there: an address may name an event that is not.
   const follow = () => {
     const number = /^#e(\d+)$/.exec(location.hash);
-    if (number && !document.getElementById(`e${number[1]}`) && !location.search.includes(`at=${number[1]}`)) {
-      location.replace(`?at=${number[1]}#e${number[1]}`);
-    }
+    if (!number || document.getElementById(`e${number[1]}`)) return;
+    const asked = new URLSearchParams(location.search).get("at") === number[1];
+    if (!asked) location.replace(`?at=${number[1]}#e${number[1]}`);
   };
 
   const whole = async (link) => {
@@ -28,16 +28,15 @@
   };
 
   const copy = async (button) => {
-    let article = button.closest("article");
-    const link = article.querySelector(":scope > .own-what > [data-whole]");
-    if (link) article = await whole(link);
-    const now = article.querySelector(":scope > .own-what > .own-label [data-copy]");
+    const article = button.closest("article");
+    const link = article && article.querySelector(":scope > .own-what > [data-whole]");
+    const now = link ? (await whole(link)).querySelector(":scope > .own-what > .own-label [data-copy]") : button;
     await navigator.clipboard.writeText(now.closest(".own-label").nextElementSibling.textContent);
     now.textContent = "copied";
     setTimeout(() => (now.textContent = "copy"), 1500);
   };
 
-  list.addEventListener("click", (event) => {
+  document.addEventListener("click", (event) => {
     const link = event.target.closest("[data-whole]");
     const button = event.target.closest("[data-copy]");
     if (link && !event.ctrlKey && !event.metaKey && !event.shiftKey) {
@@ -61,6 +60,6 @@
 
   addEventListener("hashchange", follow);
   // Browsers copy for pages that came by https or from this machine.
-  if (navigator.clipboard) list.dataset.canCopy = "";
+  if (navigator.clipboard) document.body.dataset.canCopy = "";
   follow();
 })();
