@@ -6,7 +6,7 @@ All of it was written by agents, so nothing has to have the shape that it should
 import re
 from base64 import b64decode
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from difflib import unified_diff
 from typing import Any, TypeVar
@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from django.db.models.fields.json import KT
 
 from agents.models import Event, Run
+from agents.models.run import TEXT_LIMIT
 from agents.prose import plain, pretty
 
 # A result is looked for its call among so many events before it.
@@ -85,9 +86,14 @@ class Item:
     by_another: bool = False
     parent: Call | None = None
     pending: bool = False
-    images: list[int] = field(default_factory=list)
-    tool: Tool = field(default_factory=Tool)
+    images: Sequence[int] = ()
+    tool: Tool | None = None
     answer: "Item | None" = None
+
+    @property
+    def is_more(self) -> bool:
+        """Whether anything stands below the text; nothing does for most lines."""
+        return self.folded or bool(self.call) or (self.event.length or 0) > TEXT_LIMIT or self.event.is_cut
 
 
 def items(run: Run, events: Sequence[Event], *, at_end: bool = True, whole: int = 0) -> list[Item]:

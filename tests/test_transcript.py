@@ -171,7 +171,10 @@ def test_several_edits_and_a_new_file_are_diffs_too(run: Run, add: Add) -> None:
     edits = [{"old_string": "a", "new_string": "b"}, {"old_string": "", "new_string": "c"}]
     call(add, "MultiEdit", {"file_path": "/a.py", "edits": edits})
     call(add, "Write", {"file_path": "/b.py", "content": "x\ny"}, "t2")
-    found = [[(change.sort, change.text) for change in item.tool.diff] for item in shown(run)[1:]]
+    found = [
+        [(change.sort, change.text) for change in (item.tool.diff if item.tool else ())]
+        for item in shown(run)[1:]
+    ]
     assert found == [[("del", "a"), ("add", "b"), ("add", "c")], [("add", "x"), ("add", "y")]]
 
 
