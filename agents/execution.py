@@ -55,8 +55,13 @@ def obstacle(run: Run, agent: Agent) -> str:
     if len(live) >= agent.max_concurrent:
         held = ", ".join(other.short_id for other in live)
         return f"Agent limit {len(live)}/{agent.max_concurrent}: run {held} is live."
-    busy = next((other for other in live if run.continues_id and other.session_id == run.continues_id), None)
+    busy = next((other for other in live if run.continues_id in sessions_of(other)), None)
     return f"Its session is in use by run {busy.short_id}." if busy else ""
+
+
+def sessions_of(run: Run) -> set[int]:
+    """The session that a live run works in, also before it has been settled."""
+    return {session for session in (run.session_id, run.continues_id) if session}
 
 
 class Supervision:
@@ -69,6 +74,7 @@ class Supervision:
         self.config = run.agent_config
         self.runtime: Runtime = machine.runtime(self.config)
         self.end: Exit | None = None
+        self.cut = 0
         self.leaving = False
         self.stopping = False
         self._looked = self._renewed = time.monotonic()
@@ -110,13 +116,22 @@ class Supervision:
         return False
 
     def _store(self, reports: Sequence[Report], output: "Output") -> None:
+        reports = self._within_limit(reports)
         if not reports:
             return
         for report in reports:
-            self._learn(report)
+            if not isinstance(report, Parsed):
+                self._learn(report)
         output.append(reports)
         self.run.record(self.owner, reports)
         self.notify(self.run)
+
+    def _within_limit(self, reports: Sequence[Report]) -> Sequence[Report]:
+        """Nothing more of the output once the limit is passed; what is cut is counted."""
+        if self.run.output_bytes + self.run.stderr_bytes <= self.config.output_limit:
+            return reports
+        self.cut += sum(len(report.line.raw) for report in reports if isinstance(report, Parsed))
+        return [report for report in reports if not isinstance(report, Parsed)]
 
     def _learn(self, report: Report) -> None:
         """Take what concerns other rows than events."""
@@ -209,7 +224,11 @@ class Supervision:
             if not self.run.finish(self.owner, state, verdict):
                 raise LeaseLost(str(self.run.public_id))
             sessions.remember(self.run)
+            if self.cut:
+                kept = self.run.output_bytes + self.run.stderr_bytes
+                self.run.note(f"Output cut: {kept} bytes kept, {self.cut} more were printed.", cut=self.cut)
             self.run.note(f"Run {state.replace('_', ' ')}: {verdict.reason}", state=state)
+        machine.forget_credentials(str(self.run.public_id))
         self.notify(self.run)
 
     def _verdict(self, outcome: Outcome) -> tuple[str, Outcome]:
@@ -264,10 +283,11 @@ class Output:
 
     def append(self, reports: Sequence[Report]) -> None:
         """Write the raw lines of a batch, before the rows that point to them are stored."""
+        lines = [report.line for report in reports if isinstance(report, Parsed)]
         for file, stream in zip(self._files, ("stdout", "stderr"), strict=True):
-            raw = [r.line.raw for r in reports if isinstance(r, Parsed) and r.line.stream == stream]
+            raw = b"".join([line.raw for line in lines if line.stream == stream])
             if raw:
-                file.write(b"".join(raw))
+                file.write(raw)
                 file.flush()
 
 

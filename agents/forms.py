@@ -159,7 +159,8 @@ class RunForm(forms.Form):
 
     def clean_prompt(self) -> str:
         """The prompt, or the agent's own."""
-        prompt: str = self.cleaned_data["prompt"]
+        # Browsers send every line end as two characters; nobody typed the first of them.
+        prompt: str = self.cleaned_data["prompt"].replace("\r\n", "\n")
         if prompt.strip():
             return prompt
         if not self.agent.default_prompt.strip():

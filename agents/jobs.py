@@ -16,6 +16,7 @@ from uuid import uuid4
 
 import django_rq
 import structlog
+from django.core.exceptions import ValidationError
 from django.db import OperationalError, transaction
 from django.utils import timezone
 from redis.exceptions import RedisError
@@ -86,7 +87,7 @@ def execute(run_id: str) -> None:
     A second delivery, a foreign id or an ended run are no errors. Returns when the run has ended
     or was handed over; then the bell has been rung for the next worker.
     """
-    run = Run.objects.select_related("agent", "session", "container").filter(public_id=run_id).first()
+    run = known(run_id)
     owner = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
     if run is None or not execution.claim(run, owner):
         return
@@ -95,6 +96,15 @@ def execute(run_id: str) -> None:
     supervise(execution.Supervision(run, owner, publish))
     run.agent.refresh_from_db()
     ring_all(reconcile.startable(run.agent))
+
+
+def known(run_id: str) -> Run | None:
+    """The run of this id; whoever can write to the queue may have put anything there."""
+    rows = Run.objects.select_related("agent", "session", "container")
+    try:
+        return rows.filter(public_id=run_id).first()
+    except ValidationError:
+        return None
 
 
 def supervise(supervision: execution.Supervision) -> None:

@@ -1,10 +1,16 @@
 """This machine, from the settings: the state directory, the engine's client, the credentials."""
 
+import json
 import os
+from pathlib import Path
 
 from django.conf import settings
 
 from agents.runtimes import AgentConfig, Host, Runtime, StateDir, create
+from agents.runtimes.host import write_files
+from agents.runtimes.layout import own_private
+
+KEPT = ".json"
 
 
 def state() -> StateDir:
@@ -26,9 +32,30 @@ def runtime(agent: AgentConfig) -> Runtime:
     return create(agent, state().path, host())
 
 
-def credentials() -> dict[str, str]:
-    """The variables that agents are given, from this process's environment."""
-    return {name: os.environ[name] for name in settings.HERDWEB_PASS_ENV if os.environ.get(name)}
+def credentials(run: str) -> dict[str, str]:
+    """The variables that a run's agent is given, from the environment of the worker that began it.
+
+    They are kept, in memory and for this user alone, until the run has ended: a worker that adopts
+    it may have others, and must mask these.
+    """
+    kept = kept_credentials(run)
+    if kept.exists():
+        return dict(json.loads(kept.read_text()))
+    found = {name: os.environ[name] for name in settings.HERDWEB_PASS_ENV if os.environ.get(name)}
+    if found:
+        own_private(kept.parent)
+        write_files(kept.parent, {kept.name: json.dumps(found).encode()})
+    return found
+
+
+def kept_credentials(run: str) -> Path:
+    """Where the credentials of a live run are kept."""
+    return Path(settings.HERDWEB_SECRETS_DIR) / f"{run}{KEPT}"
+
+
+def forget_credentials(run: str) -> None:
+    """The run has ended."""
+    kept_credentials(run).unlink(missing_ok=True)
 
 
 def own_user() -> str:

@@ -67,5 +67,7 @@ def forget_secrets() -> None:
     """Remove credentials that still wait for a container of a run that has ended."""
     folder = Path(machine.host().secrets_dir)
     for waiting in folder.iterdir() if folder.is_dir() else ():
-        if not Run.objects.filter(public_id=waiting.name).exclude(state__in=Run.TERMINAL).exists():
+        run = waiting.name.removesuffix(machine.KEPT)
+        if not Run.objects.filter(public_id=run).exclude(state__in=Run.TERMINAL).exists():
+            machine.forget_credentials(run)
             shutil.rmtree(waiting, ignore_errors=True)

@@ -49,7 +49,7 @@ def request_for(session: Session, config: AgentConfig, run: Run | None = None) -
         prompt=run.prompt if run else "",
         conversation=conversation(session, run),
         paths=state.paths(run_id, session.home, workspace),
-        secrets=machine.credentials() if run else {},
+        secrets=machine.credentials(run_id) if run else {},
         attempt=run.attempt if run else 1,
         adopt=bool(run and (run.started_at or run.state == Run.State.CANCELLING)),
     )

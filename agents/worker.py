@@ -7,11 +7,12 @@ from typing import Any
 
 from django.db import connections
 from django.utils import timezone
+from redis.exceptions import RedisError
 from rq import Worker
 
 from agents import jobs
 from agents.models import Run
-from agents.runtimes.host import die_with_parent
+from agents.runtimes.host import die_with_parent, end_with_parent
 
 # In seconds: how often a busy worker says that it is alive, and an idle one cleans up.
 MONITORING, MAINTENANCE = 5, 60
@@ -30,8 +31,22 @@ class HerdWorker(Worker):
         )
         super().__init__(*arguments, **options)
 
+    def heartbeat(self, *arguments: Any, **options: Any) -> None:
+        """Come back after the queue lost everything."""
+        if not self.connection.exists(self.key):
+            self.register_birth()  # type: ignore[no-untyped-call]
+        super().heartbeat(*arguments, **options)
+
+    def maintain_heartbeats(self, job: Any, execution: Any) -> None:
+        """A queue that is away must not end the worker of a live run: the run does not need it."""
+        try:
+            super().maintain_heartbeats(job, execution)
+        except RedisError as error:
+            self.log.warning("The queue is away while a run goes on: %s", error)
+
     def work(self, *arguments: Any, **options: Any) -> bool:
         """Without RQ's scheduler, which a pool would start: due moments are rows, not jobs."""
+        end_with_parent()
         return bool(super().work(*arguments, **{**options, "with_scheduler": False}))
 
     def subscribe(self) -> None:

@@ -1,6 +1,7 @@
 """What dies, and what becomes of the run: promises N1 to N5 with real processes and a real engine."""
 
 import hashlib
+import itertools
 import os
 import signal
 import subprocess
@@ -267,3 +268,76 @@ def test_a_run_on_the_host_ends_with_a_worker_that_is_told_to_stop(
     end(pool, signal.SIGTERM)
     done = current(run)
     assert (done.state, done.reason) == ("lost", execution.WORKER_LEFT)
+
+
+def test_the_output_of_a_container_that_ended_unwatched_is_adopted_whole(
+    make_agent: MakeAgent, tiny_image: str
+) -> None:
+    """More lines than the engine's log yields in the time that a hung stream is given."""
+    script = "echo start; sleep 1; seq 1 300000; exit 7"
+    docker = {"docker_enabled": True, "docker_image": tiny_image, "docker_network": "none"}
+    agent = make_agent("flood", runtime="command", command=["sh", "-c", script], **docker)
+    run = jobs.submit(agent, "-")
+    crash_at("life.Life._watch", run)
+    time.sleep(4)
+    Run.objects.update(lease_until=None)
+    execute(run)
+    stored = machine.state().output(str(run.public_id)).read_bytes()
+    expected = b"start\n" + b"".join(b"%d\n" % number for number in range(1, 300_001))
+    assert (current(run).exit_code, hashlib.sha256(stored).digest()) == (7, hashlib.sha256(expected).digest())
+    assert not run.events.filter(text__contains="output is missing").exists()
+
+
+@pytest.mark.parametrize("wrapped", [False, True], ids=["bare", "wrapped"])
+def test_a_database_that_is_busy_costs_no_line_and_doubles_none(
+    wrapped: bool, make_agent: MakeAgent, tiny_image: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = "for t in $(seq 0 59); do seq $((t*1000+1)) $((t*1000+1000)); sleep 0.02; done"
+    docker = {"docker_enabled": wrapped, "docker_image": tiny_image, "docker_network": "none"}
+    agent = make_agent("steady", runtime="command", command=["sh", "-c", script], **docker)
+    record, slow = Run.record, iter([6.0])
+
+    def busy(run: Run, *arguments: object) -> None:
+        time.sleep(next(slow, 0) if run.output_bytes else 0)
+        record(run, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Run, "record", busy)
+    monkeypatch.setattr("agents.runtimes.stream.WAITING_PIECES", 2)
+    run = execute(jobs.submit(agent, "-"))
+    stored = machine.state().output(str(run.public_id)).read_bytes()
+    assert stored == b"".join(b"%d\n" % number for number in range(1, 60_001))
+    assert run.state == "succeeded"
+
+
+def test_a_session_is_continued_by_one_run_at_a_time(make_agent: MakeAgent, workers: Workers) -> None:
+    agent = make_agent("many", runtime="command", command=["sleep", "0.5"], max_concurrent=4)
+    first = execute(jobs.submit(agent, "-"))
+    workers(4)
+    runs = [jobs.submit(agent, "-", continues=first.session) for _ in range(3)]
+    done = [ended(run, tick=True) for run in runs]
+    spans = sorted((run.started_at, run.finished_at) for run in done if run.started_at and run.finished_at)
+    assert len(spans) == 3
+    assert all(earlier[1] <= later[0] for earlier, later in itertools.pairwise(spans))
+
+
+def test_a_queue_that_is_away_does_not_end_a_live_run(
+    make_agent: MakeAgent, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = make_agent("long", runtime="command", command=["sh", "-c", "echo up; sleep 9; echo done"])
+    workers(1)
+    run = jobs.submit(agent, "-")
+    until(lambda: current(run).output_bytes, "The run printed nothing")
+    server = jobs.queue().connection.info("server")["process_id"]
+    os.kill(server, signal.SIGSTOP)
+    try:
+        time.sleep(7)
+        assert current(run).state == "running"
+    finally:
+        os.kill(server, signal.SIGCONT)
+    assert ended(run).state == "succeeded"
+
+
+def test_a_worker_comes_back_after_the_queue_lost_everything(workers: Workers) -> None:
+    workers(1)
+    jobs.queue().connection.flushdb()
+    until(jobs.workers, "The worker did not come back", 30)

@@ -106,7 +106,7 @@ def test_a_missing_program_is_named(make_agent: Callable[..., Agent], tiny_image
     agent = make_agent(runtime="command", command=["agent-x"], docker_enabled=True, docker_image=tiny_image)
     done = run(agent)
     assert (done.state, done.exit_code) == ("failed", 127)
-    assert "The program agent-x was not found" in done.reason
+    assert "The program agent-x, or one that it called, was not found" in done.reason
 
 
 def test_a_container_that_cannot_be_created_leaves_nothing(tiny: Tiny, settings: Any, tmp_path: Path) -> None:
@@ -203,6 +203,8 @@ def test_a_flood_is_stopped_at_the_output_limit_and_says_so(tiny: Tiny) -> None:
     assert done.state == "failed"
     assert "More output than the limit of 1 MB" in done.reason
     assert machine.state().output(str(done.public_id)).stat().st_size == done.output_bytes
+    assert done.output_bytes < 3 * 1024**2
+    assert done.events.filter(text__startswith="Output cut:").exists()
 
 
 def test_a_container_is_as_closed_as_promised(tiny: Tiny) -> None:
@@ -277,3 +279,10 @@ def test_a_mount_that_leads_elsewhere_by_now_is_refused(tiny: Tiny, settings: An
     done = run(agent)
     assert (done.state, done.container) == ("failed", None)
     assert "resolves outside, to /etc" in done.reason
+
+
+def test_the_peak_of_the_memory_is_remembered(tiny: Tiny) -> None:
+    done = run(tiny("x=$(yes aaaaaaaaaaaaaaaa | head -c 30000000); sleep 3; echo ${#x}"))
+    assert done.container is not None
+    assert done.container.memory_peak is not None
+    assert 30_000_000 < done.container.memory_peak < 1024**3

@@ -26,6 +26,7 @@ class Container(models.Model):
     exit_code = models.IntegerField(null=True)
     signal = models.PositiveSmallIntegerField(null=True)
     oom = models.BooleanField(default=False)
+    memory_peak = models.BigIntegerField(null=True, help_text="Bytes, sampled; none for a short run.")
     removed_at = models.DateTimeField(null=True)
     note = models.TextField(blank=True)
 
@@ -60,7 +61,9 @@ class Container(models.Model):
         """Store how it ended."""
         self.exit_code, self.signal, self.oom, self.note = end.code, end.signal, end.oom, end.note
         self.started_at, self.finished_at = end.started_at, end.finished_at or timezone.now()
-        self.save(update_fields=["exit_code", "signal", "oom", "note", "started_at", "finished_at"])
+        self.memory_peak = end.memory_peak or None
+        fields = ["exit_code", "signal", "oom", "note", "started_at", "finished_at", "memory_peak"]
+        self.save(update_fields=fields)
 
     def removed(self) -> None:
         """Note that the engine has it no more."""

@@ -426,7 +426,8 @@ def duration_text(end: Exit) -> str:
     """How long it took, if both times are known."""
     if not end.started_at or not end.finished_at:
         return ""
-    return f" after {(end.finished_at - end.started_at).total_seconds():.2f} s"
+    # The engine's two clocks may differ by less than a millisecond.
+    return f" after {max((end.finished_at - end.started_at).total_seconds(), 0):.2f} s"
 
 
 def insert(run: int, count: int, events: Sequence[NewEvent]) -> None:

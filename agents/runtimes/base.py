@@ -6,6 +6,7 @@ host, and the container runner replaces only this part. `execute(request)` puts 
 """
 
 import json
+import signal
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
@@ -115,14 +116,17 @@ class Runtime(ABC):
         """
         reader = Reader(self.parse, Mask(request.secrets), since)
         for outputs in self.lines(self.command(request), since):
-            yield [reader.read(output) for output in outputs]
+            yield [report for output in outputs for report in reader.read(output)]
 
     def outcome(self, end: Exit, result: Result | None) -> Outcome:
         """Judge an agent that ended by itself, from the engine's facts *and* its result message."""
         failure = exit_failure(end)
         if failure:
             return Outcome(ok=False, reason=with_claim(failure, result))
-        return claimed_outcome(result, self.expects_result)
+        outcome = claimed_outcome(result, self.expects_result)
+        if outcome.ok and end.oom:
+            return Outcome(ok=True, reason="Finished, but a process in it ran out of memory.", suspect=True)
+        return outcome
 
 
 class Reader:
@@ -132,17 +136,34 @@ class Reader:
         self.parse = parse
         self.mask = mask
         self.offsets: dict[Stream, int] = {"stdout": since.stdout, "stderr": since.stderr}
+        self._held: dict[Stream, Line] = {}
 
-    def read(self, output: Output) -> Report:
-        """A line masked and parsed; what is none passes."""
-        if not isinstance(output, Line):
-            return output
-        raw, stream = self.mask(output.raw), output.stream
+    def read(self, output: Output) -> list[Report]:
+        """A line masked and parsed; what is none passes, after whatever was held back."""
+        if isinstance(output, Line):
+            return [self._parsed(line) for line in self._whole(output)]
+        held = [self._parsed(self.mask.line(line)) for line in self._held.values()]
+        self._held.clear()
+        return [*held, output]
+
+    def _whole(self, line: Line) -> list[Line]:
+        """The line, masked; of one that was cut the end is held back, lest a secret is cut in two."""
+        held = self._held.pop(line.stream, None)
+        line = self.mask.line(Line(line.stream, held.raw + line.raw) if held else line)
+        if not self.mask.forms or line.raw.endswith(b"\n"):
+            return [line]
+        keep = min(len(line.raw), len(self.mask.forms[0]) - 1)
+        self._held[line.stream] = Line(line.stream, line.raw[len(line.raw) - keep :])
+        rest = line.raw[: len(line.raw) - keep]
+        return [Line(line.stream, rest)] if rest else []
+
+    def _parsed(self, line: Line) -> Parsed:
+        raw, stream = line.raw, line.stream
         text = readable(raw)
         messages = self.parse(text) if stream == "stdout" else [Message("stderr", text)]
         offset = self.offsets[stream]
         self.offsets[stream] = offset + len(raw)
-        return Parsed(Line(stream, raw), offset, tuple(messages))
+        return Parsed(line, offset, tuple(messages))
 
 
 class Mask:
@@ -153,19 +174,20 @@ class Mask:
         forms = {form for value in secrets.values() for form in spellings(value)}
         self.forms = sorted(forms, key=len, reverse=True)
 
-    def __call__(self, raw: bytes) -> bytes:
-        """Return the same bytes with every secret masked."""
+    def line(self, line: Line) -> Line:
+        """The same line with every secret masked."""
+        raw = line.raw
         for form in self.forms:
             if form in raw:
                 raw = raw.replace(form, b"*" * len(form))
-        return raw
+        return line if raw is line.raw else Line(line.stream, raw)
 
 
 def spellings(value: str) -> set[bytes]:
     """The forms in which a secret shows up in output: as it is, and inside a JSON string."""
     parts = {value, *value.splitlines()}
     long_enough = {part for part in parts if len(part) >= SHORTEST_SECRET}
-    escaped = {json.dumps(part)[1:-1] for part in long_enough}
+    escaped = {json.dumps(part, ensure_ascii=ascii)[1:-1] for part in long_enough for ascii in (True, False)}
     return {form.encode() for form in long_enough | escaped}
 
 
@@ -183,10 +205,10 @@ def exit_failure(end: Exit) -> str:
         return ""
     if end.code in (NOT_EXECUTABLE, NOT_FOUND) and end.program:
         what = "was not found" if end.code == NOT_FOUND else "cannot be executed"
-        return f"The program {end.program} {what} (exit code {end.code})."
-    if end.signal:
+        return f"The program {end.program}, or one that it called, {what} (exit code {end.code})."
+    if end.signal in (signal.SIGKILL, signal.SIGTERM):
         return f"Killed by signal {end.signal} from outside herdweb (exit code {end.code})."
-    return f"Exit code {end.code}."
+    return f"Ended by signal {end.signal} (exit code {end.code})." if end.signal else f"Exit code {end.code}."
 
 
 def with_claim(failure: str, result: Result | None) -> str:

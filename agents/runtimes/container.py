@@ -124,7 +124,7 @@ class ContainerRunner(Runtime):
                 if batch:
                     forget_secrets(command, self.host)
                 yield [*batch]
-            yield [*life.collector.flush(), life.exit(command.argv[0])]
+            yield [*life.collector.flush(), *missing(life), life.exit(command.argv[0])]
             remove(container)
             forget_secrets(command, self.host)
         finally:
@@ -137,6 +137,14 @@ class ContainerRunner(Runtime):
 
     def _moved(self, request: Request) -> Request:
         return replace(request, paths=self.inside(request.paths))
+
+
+def missing(life: Life) -> list[Output]:
+    """Say so when the engine did not hand out all that was printed."""
+    if life.complete:
+        return []
+    received = {str(stream): count for stream, count in life.reading.received.items()}
+    return [Status("The engine's log could not be read to its end: output is missing after this.", received)]
 
 
 def obtain(client: docker.DockerClient, command: Command, host: Host, state_dir: Path) -> Container | None:

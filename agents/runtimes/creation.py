@@ -10,7 +10,7 @@ from docker.types import LogConfig, Mount, Ulimit
 
 from agents.runtimes.engine import Host
 from agents.runtimes.host import write_files
-from agents.runtimes.layout import give
+from agents.runtimes.layout import give, own_private
 from agents.runtimes.types import Command, DockerConfig, Paths, Request, RunError
 
 INSIDE = Paths(workspace="/workspace", home="/home/agent", run="/run/herdweb")
@@ -92,7 +92,8 @@ def mounts(command: Command, host: Host, state_dir: Path) -> list[Mount]:
         Mount(INSIDE.run, paths.run, type="bind", read_only=True),
     ]
     if command.request.secrets:
-        secrets_of(command, host).mkdir(parents=True, exist_ok=True, mode=0o700)
+        own_private(host.secrets_dir)
+        secrets_of(command, host).mkdir(exist_ok=True, mode=0o700)
         ours.append(Mount(SECRETS_INSIDE, str(secrets_of(command, host)), type="bind", read_only=True))
     return ours + [extra_mount(text) for text in config.mounts]
 

@@ -29,6 +29,11 @@ def die_with_parent() -> None:
     LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+def end_with_parent() -> None:
+    """The same more gently: with the chance to hand over."""
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
 class HostProcess:
     """One process with its own process group, so that its children end with it."""
 
@@ -101,7 +106,11 @@ class HostProcess:
         """Close the collector once the process has ended, even if a child holds the pipes open."""
         process.wait()
         for reader in readers:
-            reader.join(timeout=1)
+            before = -1
+            # One that waits for the collector, or still brings something, has not ended.
+            while reader.is_alive() and (collector.pieces.full() or collector.taken != before):
+                before = collector.taken
+                reader.join(timeout=1)
         collector.close()
 
     def _exit(self, process: subprocess.Popen[bytes], started: datetime) -> Exit:

@@ -63,6 +63,15 @@ def make_private(folder: Path) -> None:
         path.mkdir(mode=PRIVATE, exist_ok=True)
 
 
+def own_private(folder: Path) -> None:
+    """Make a directory that only this user may enter; RunError if somebody else made it first."""
+    make_private(folder)
+    status = folder.stat(follow_symlinks=False)
+    if status.st_uid != os.getuid() or not stat.S_ISDIR(status.st_mode):
+        raise RunError(f"{folder} belongs to somebody else. Set HERDWEB_SECRETS_DIR to another directory.")
+    folder.chmod(PRIVATE)
+
+
 def give(path: Path, owner: str) -> None:
     """Make uid:gid the owner where it is another; only root can, and nobody else needs to."""
     uid, _, gid = owner.partition(":")

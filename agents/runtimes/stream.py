@@ -12,6 +12,10 @@ LINE_LIMIT = 16 * 1024**2
 # transaction costs, are balanced here.
 BATCH_SECONDS = 0.05
 BATCH_BYTES = 1024**2
+BATCH_LINES = 10_000
+# Pieces of at most 32 KB that wait between a reader and the database: enough to keep both busy, and
+# little enough to be stored soon after a flood has been stopped.
+WAITING_PIECES = 32
 # In silence the caller still wants to look at its limits.
 TICK_SECONDS = 0.2
 
@@ -54,14 +58,16 @@ class Collector:
 
     def __init__(self) -> None:
         # Bounded, so that a slow database holds the agent back instead of filling the memory.
-        self.pieces: Pieces = queue.Queue(maxsize=256)
+        self.pieces: Pieces = queue.Queue(maxsize=WAITING_PIECES)
+        self.taken = 0
         self._splitters: dict[Stream, Splitter] = {
             "stdout": Splitter("stdout"),
             "stderr": Splitter("stderr"),
         }
 
     def put(self, stream: Stream, data: bytes) -> None:
-        """Take a piece from a reader thread."""
+        """Take a piece from a reader thread, which waits here while there are too many."""
+        self.taken += len(data)
         self.pieces.put((stream, data))
 
     def close(self) -> None:
@@ -83,7 +89,7 @@ class Collector:
     def _gather(self, lines: list[Line]) -> bool:
         """Collect one batch; says whether more may come."""
         size, until = 0, None
-        while size < BATCH_BYTES:
+        while size < BATCH_BYTES and len(lines) < BATCH_LINES:
             wait = TICK_SECONDS if until is None else max(0.0, until - time.monotonic())
             try:
                 piece = self.pieces.get(timeout=wait)

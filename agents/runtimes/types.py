@@ -181,13 +181,15 @@ class Exit:
     """How the process ended, as the kernel or the engine tells it.
 
     `code` is None when nobody knows it any more; then `note` says why. `signal` is set when a
-    signal ended it. `program` is what was executed, for "not found".
+    signal ended it. Memory in bytes; the peak is sampled, and 0 for what ended before the first
+    sample. `program` is what was executed, for "not found".
     """
 
     code: int | None
     signal: int | None = None
     oom: bool = False
     memory_limit: int = 0
+    memory_peak: int = 0
     started_at: datetime | None = None
     finished_at: datetime | None = None
     program: str = ""

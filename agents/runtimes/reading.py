@@ -1,0 +1,129 @@
+"""What a container prints, each byte once, whatever becomes of the connection to the engine."""
+
+import math
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from agents.runtimes.engine import ENGINE_ERRORS
+from agents.runtimes.stream import Collector
+from agents.runtimes.types import Offsets, Stream
+
+# A stream that brings nothing for so long after the end of the process has hung.
+STALL_SECONDS = 3.0
+# What the SDK raises when a stream is closed under its reader.
+CLOSED = (*ENGINE_ERRORS, OSError, ValueError, AttributeError)
+
+
+class Reading:
+    """Threads that carry a container's output from the engine to the collector.
+
+    `received` counts the bytes of each plain stream that are in the collector or on their way, and
+    is where reading goes on after a break. `stopped_at` is the monotonic time at which the first of
+    the streams ended.
+    """
+
+    def __init__(self, api: Any, engine_id: str, since: Offsets, collector: Collector) -> None:
+        self.api = api
+        self.engine_id = engine_id
+        self.collector = collector
+        self.received: dict[Stream, int] = {"stdout": since.stdout, "stderr": since.stderr}
+        self._streams: list[Any] = []
+        self._readers: list[threading.Thread] = []
+        self._closed = False
+        # Grows with whatever comes, also with what is known already and skipped.
+        self._moved = 0
+        self.broken = False
+        self.stopped_at = math.inf
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether every stream still brings output."""
+        return bool(self._readers) and all(reader.is_alive() for reader in self._readers)
+
+    def attach(self) -> None:
+        """Read both streams live; only before the start, or what was printed before is lost."""
+        both = {"stdout": True, "stderr": True}
+        stream = self.api.attach(self.engine_id, stream=True, logs=False, demux=True, **both)
+        self._read(stream, self._carry_both)
+
+    def replay(self, follow: bool) -> None:
+        """Read the engine's log from the byte that comes next in each stream; all of it or an error."""
+        names: tuple[Stream, ...] = ("stdout", "stderr")
+        streams = {name: self._log(name, follow) for name in names}
+        for name, stream in streams.items():
+            self._read(stream, self._carry_one, name)
+
+    def again(self, follow: bool) -> None:
+        """Let go of what broke and read on; an engine that is away is asked again later."""
+        self._release()
+        for reader in self._readers:
+            reader.join()
+        self._readers.clear()
+        self.broken, self.stopped_at = False, math.inf
+        if not self._closed:
+            with suppress(*ENGINE_ERRORS):
+                self.replay(follow)
+
+    def drained(self) -> bool:
+        """Wait until the streams have ended; False if one hangs although the collector takes more."""
+        while any(reader.is_alive() for reader in self._readers):
+            before = self._moved
+            for reader in self._readers:
+                reader.join(STALL_SECONDS)
+            if self._moved == before and not self.collector.pieces.full():
+                return not any(reader.is_alive() for reader in self._readers)
+        return bool(self._readers)
+
+    def close(self) -> None:
+        """Stop reading for good."""
+        self._closed = True
+        self._release()
+
+    def _log(self, name: Stream, follow: bool) -> Any:
+        wanted = {"stdout": name == "stdout", "stderr": name == "stderr"}
+        return self.api.logs(self.engine_id, stream=True, follow=follow, **wanted)
+
+    def _read(self, stream: Any, carry: Callable[..., None], *arguments: Any) -> None:
+        self._streams.append(stream)
+        reader = threading.Thread(target=self._carry, args=(carry, stream, *arguments), daemon=True)
+        self._readers.append(reader)
+        reader.start()
+
+    def _carry(self, carry: Callable[..., None], *arguments: Any) -> None:
+        try:
+            carry(*arguments)
+        except CLOSED:
+            self.broken = True
+        finally:
+            self.stopped_at = min(self.stopped_at, time.monotonic())
+
+    def _carry_both(self, stream: Any) -> None:
+        for out, err in stream:
+            self._moved += 1
+            self._put("stdout", out)
+            self._put("stderr", err)
+
+    def _carry_one(self, stream: Any, name: Stream) -> None:
+        known = self.received[name]
+        for data in stream:
+            self._moved += len(data)
+            fresh = data[known:]
+            known -= min(known, len(data))
+            self._put(name, fresh)
+
+    def _put(self, name: Stream, data: bytes | None) -> None:
+        if data and not self._closed:
+            self.received[name] += len(data)
+            self.collector.put(name, data)
+
+    def _release(self) -> None:
+        """Close each stream and the response under it, which the SDK leaves to the garbage collector."""
+        for stream in self._streams:
+            with suppress(*CLOSED):
+                stream.close()
+            with suppress(*CLOSED):
+                stream._response.close()
+        self._streams.clear()
