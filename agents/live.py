@@ -23,8 +23,9 @@ from django.template.loader import render_to_string
 from django.utils import timezone
 from redis.exceptions import RedisError
 
-from agents import jobs
+from agents import jobs, transcript
 from agents.models import Event, Run
+from agents.transcript import LARGEST_SEQ, Item
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,6 @@ LOOK, SILENCE = 0.5, 15.0
 FACTS_EVERY = 1.0
 # A queued run is normally taken within milliseconds.
 PATIENCE = timedelta(seconds=3)
-LARGEST_SEQ = 2**31 - 1
 
 # Columns that no page shows.
 HIDDEN = frozenset({"lease_owner", "lease_until", "rung_at", "last_output_at", "event_count"})
@@ -89,7 +89,7 @@ def news(run_id: UUID, seen: Seen) -> News | None:
     ended, version = run.is_terminal and not events, version_of(run)
     due = version != seen.version and (seen.rested or ended or run.state != seen.state)
     return News(
-        events=tuple((event.seq, fragment(event, run)) for event in events),
+        events=tuple((item.event.seq, fragment(item, run)) for item in transcript.singly(run, events)),
         facts=facts(run) if due else "",
         version=version if due else seen.version,
         state=run.state,
@@ -116,9 +116,9 @@ def current(run_id: UUID) -> Run | None:
     return rows.defer("prompt", "config", "result").filter(public_id=run_id).first()
 
 
-def fragment(event: Event, run: Run) -> str:
+def fragment(item: Item, run: Run) -> str:
     """One event as HTML; the same template makes the page of a finished run."""
-    return render_to_string("agents/_event.html", {"event": event, "run": run}).strip()
+    return render_to_string("agents/_event.html", {"item": item, "run": run}).strip()
 
 
 def facts(run: Run) -> str:

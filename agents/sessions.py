@@ -1,5 +1,6 @@
 """Which conversation a run continues, what is remembered of it, and why it cannot be continued."""
 
+import shlex
 from pathlib import Path
 
 from django.core.exceptions import ValidationError
@@ -112,6 +113,14 @@ def new_session(run: Run, config: AgentConfig, runtime: Runtime) -> Session:
     session.working_directory = runtime.inside(request_for(session, config).paths).workspace
     session.save()
     return session
+
+
+def by_hand(run: Run) -> str:
+    """The command that goes on with a run's conversation in a terminal of this machine; empty if none."""
+    if run.session is None:
+        return ""
+    config = run.agent_config
+    return shlex.join(machine.runtime(config).by_hand(request_for(run.session, config)))
 
 
 def inherit(run: Run, request: Request, runtime: Runtime) -> None:

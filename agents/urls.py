@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from agents.views import agents, containers, events, help, runs, sessions
+from agents.views import agents, containers, events, help, images, runs, sessions
 
 app_name = "agents"
 
@@ -12,10 +12,13 @@ urlpatterns = [
     path("runs/", runs.runs, name="runs"),
     path("runs/<uuid:public_id>/", runs.run, name="run"),
     path("runs/<uuid:public_id>/cancel/", runs.run_cancel, name="run_cancel"),
+    path("runs/<uuid:public_id>/again/", runs.run_again, name="run_again"),
+    path("runs/<uuid:public_id>/markdown/", runs.run_markdown, name="run_markdown"),
     path("runs/<uuid:public_id>/output/", runs.run_output, name="run_output"),
     path("runs/<uuid:public_id>/errors/", runs.run_errors, name="run_errors"),
     path("runs/<uuid:public_id>/events/", events.run_events, name="run_events"),
     path("runs/<uuid:public_id>/stream/", events.run_stream, name="run_stream"),
+    path("runs/<uuid:public_id>/events/<int:seq>/image/<int:place>/", images.run_image, name="run_image"),
     path("sessions/", sessions.sessions, name="sessions"),
     path("sessions/<uuid:public_id>/", sessions.session, name="session"),
     path("containers/", containers.containers, name="containers"),

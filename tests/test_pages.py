@@ -73,6 +73,8 @@ def address(pattern: URLPattern, run: Run) -> str:
         if "session" in str(pattern.name) and run.session
         else run.public_id,
         "number": run.container_id or 1,
+        "seq": 1,
+        "place": 0,
     }
     wanted = pattern.pattern.converters
     return reverse(f"agents:{pattern.name}", kwargs={name: values[name] for name in wanted})
@@ -84,8 +86,8 @@ def everywhere(run: Run) -> list[str]:
 
 def pages(run: Run) -> list[str]:
     """Addresses that answer a GET with HTML."""
-    others = ("cancel/", "output/", "errors/", "events/", "stream/")
-    return [path for path in everywhere(run) if not path.endswith(others)]
+    others = ("cancel/", "again/", "markdown/", "output/", "errors/", "events/", "stream/")
+    return [path for path in everywhere(run) if not path.endswith(others) and "/image/" not in path]
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import json
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
+from itertools import islice
 from typing import Any, NamedTuple
 
 from django.conf import settings
@@ -23,6 +24,8 @@ from agents.runtimes.types import Message
 
 TEXT_LIMIT = 64 * 1024
 RESULT_LIMIT = 64 * 1024
+# What is kept of the JSON of a longer line.
+OUTLINED_TEXT, OUTLINED_ITEMS = 400, 40
 # A dead worker is noticed after at most this long.
 LEASE = timedelta(seconds=12)
 
@@ -375,12 +378,32 @@ def events_of(report: Report) -> Iterable[NewEvent]:
     if isinstance(report, Parsed):
         size = len(report.line.raw)
         for message in report.messages:
-            payload = as_json(message.payload) if message.payload and size <= TEXT_LIMIT else None
+            payload = stored(message.payload, size) if message.payload else None
             yield NewEvent(message.kind, message.text[:TEXT_LIMIT], payload, report.offset, size)
     elif isinstance(report, Status):
         yield NewEvent("status", report.text[:TEXT_LIMIT], as_json(report.payload))
     else:
         yield NewEvent("status", end_text(report), as_json({"exit_code": report.code, "oom": report.oom}))
+
+
+def stored(payload: Mapping[str, Any], size: int) -> str | None:
+    """The payload of a line of this size; of a long one its outline, which still says what it is."""
+    if size <= TEXT_LIMIT:
+        return as_json(payload)
+    text = as_json(outline(payload) or {})
+    return text if text and len(text) <= TEXT_LIMIT else None
+
+
+def outline(value: Any, depth: int = 6) -> Any:
+    """The same shape with the beginnings of its texts and lists."""
+    if isinstance(value, str):
+        return value[:OUTLINED_TEXT]
+    if isinstance(value, Mapping):
+        pairs = islice(value.items(), OUTLINED_ITEMS)
+        return {key[:OUTLINED_TEXT]: outline(item, depth - 1) for key, item in pairs} if depth else None
+    if isinstance(value, list):
+        return [outline(item, depth - 1) for item in value[:OUTLINED_ITEMS]] if depth else None
+    return value
 
 
 def as_json(payload: Mapping[str, Any]) -> str | None:

@@ -77,6 +77,10 @@ class Runtime(ABC):
         """Files that herdweb itself writes into the home before every start, by relative path."""
         return {}
 
+    def by_hand(self, request: Request) -> tuple[str, ...]:
+        """What a person types to go on with the conversation in a terminal; nothing if none can."""
+        return ()
+
     def encode(self, message: Mapping[str, Any]) -> bytes:
         """Put a message for a running agent into the form that it reads on standard input.
 

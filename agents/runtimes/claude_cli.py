@@ -62,6 +62,11 @@ class ClaudeCLI(Runtime):
         project = re.sub(r"[^A-Za-z0-9]", "-", request.paths.workspace)
         return (f".claude/projects/{project}/{conversation.forked_from or conversation.id}.jsonl",)
 
+    def by_hand(self, request: Request) -> tuple[str, ...]:
+        """The CLI as a person uses it, in the session's home and working directory."""
+        paths, resume = request.paths, ("claude", f"--resume={request.conversation.id}")
+        return ("env", f"--chdir={paths.workspace}", f"HOME={paths.home}", *resume)
+
     def home_files(self, request: Request) -> Mapping[str, bytes]:
         """The user settings: ours before every start, whatever the last run made of them."""
         return {".claude/settings.json": json.dumps({"cleanupPeriodDays": CLEANUP_PERIOD_DAYS}).encode()}

@@ -79,6 +79,17 @@ class ContainerRunner(Runtime):
         """As the wrapped runtime says of the paths inside."""
         return self.runtime.home_files(self._moved(request))
 
+    def by_hand(self, request: Request) -> tuple[str, ...]:
+        """The same in a container of the same image, with the session's directories and no rights."""
+        inner, config, paths = self.runtime.by_hand(self._moved(request)), request.agent.docker, request.paths
+        mode = ":ro" if config.workspace_mode == "ro" else ""
+        return inner and (
+            "docker", "run", "--rm", "-it", f"--user={config.user or self.host.user}", "--cap-drop=ALL",
+            "--security-opt=no-new-privileges", f"--network={config.network}",
+            f"--volume={paths.home}:{INSIDE.home}", f"--volume={paths.workspace}:{INSIDE.workspace}{mode}",
+            "--env=ANTHROPIC_API_KEY", "--entrypoint=", config.image, *inner,
+        )  # fmt: skip
+
     def encode(self, message: Mapping[str, Any]) -> bytes:
         """As the wrapped runtime says."""
         return self.runtime.encode(message)

@@ -1,28 +1,21 @@
 """How states, sizes, durations, money and foreign text are written: once, for every page."""
 
-import json
-import re
 from datetime import datetime, timedelta
 
 from django import template
 from django.utils import timezone
 
+from agents import transcript
 from agents.models import Event, Run
 from agents.models.fields import write_seconds
 from agents.models.run import TEXT_LIMIT
+from agents.prose import markdown, plain, pretty
 from agents.runtimes import human_size
 
 register = template.Library()
-
-ANSI = re.compile(
-    r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)"  # OSC: titles, links
-    r"|\x1b[PX^_][^\x1b]*\x1b\\"  # DCS and other strings
-    r"|(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"  # CSI: colours, movements
-    r"|\x1b[ -/]*[0-~]"  # everything shorter
-)
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-# They make a line read otherwise than it is.
-DIRECTION = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+register.filter(plain)
+register.filter(pretty)
+register.filter(markdown)
 
 COLOURS = {
     Run.State.QUEUED: "secondary",
@@ -36,19 +29,6 @@ COLOURS = {
     Run.State.TIMED_OUT: "orange",
     Run.State.LOST: "purple",
 }
-
-
-@register.filter
-def plain(text: object) -> str:
-    """Text of an agent without what a terminal would obey; the template escapes it."""
-    bare = ANSI.sub("", str(text)).replace("\r\n", "\n").replace("\r", "\n")
-    return DIRECTION.sub(lambda found: f"[U+{ord(found[0]):04X}]", CONTROL.sub("", bare))
-
-
-@register.filter
-def pretty(value: object) -> str:
-    """JSON for people."""
-    return plain(json.dumps(value, indent=2, ensure_ascii=False, default=str))
 
 
 @register.filter
@@ -119,9 +99,15 @@ def money(value: float | None) -> str:
 
 
 @register.filter
+def failed(event: Event) -> bool:
+    """Whether the result of a tool is an error."""
+    return bool(transcript.block(event).get("is_error"))
+
+
+@register.filter
 def left_out(event: Event) -> bool:
     """Whether the row of an event holds less than the line it came from."""
-    return event.is_cut or (event.payload is None and (event.length or 0) > TEXT_LIMIT)
+    return event.is_cut or (event.length or 0) > TEXT_LIMIT
 
 
 @register.filter

@@ -1,5 +1,6 @@
 """Agents, and the form that starts a run."""
 
+from django.core.exceptions import ValidationError
 from django.db.models import Count, OuterRef, QuerySet, Subquery
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404, render
@@ -43,13 +44,25 @@ def tally(states: tuple[str, ...]) -> dict[int, int]:
 def agent(request: HttpRequest, name: str) -> HttpResponse:
     """One agent at a glance; a POST starts a run and leads to its page."""
     found = get_object_or_404(Agent.objects.select_related("docker"), name=name)
-    form = RunForm(found, request.POST or None, initial={"session": request.GET.get("session", "")})
+    initial = {
+        "session": request.GET.get("session", ""),
+        "prompt": prompt_of(found, request.GET.get("from", "")),
+    }
+    form = RunForm(found, request.POST or None, initial=initial)
     if request.method == "POST":
         form = RunForm(found, request.POST)
         if form.is_valid():
             run = jobs.submit(found, by=request.user, **form.submission)
             return HttpResponseRedirect(run.get_absolute_url(), status=303)
     return render(request, "agents/agent.html", about(found, form), status=422 if form.errors else 200)
+
+
+def prompt_of(found: Agent, run: str) -> str:
+    """The prompt of one of the agent's runs, to be changed and sent again."""
+    try:
+        return found.runs.values_list("prompt", flat=True).get(public_id=run)
+    except (Run.DoesNotExist, ValidationError):
+        return ""
 
 
 def about(found: Agent, form: RunForm) -> dict[str, object]:

@@ -9,10 +9,12 @@ from asgiref.sync import sync_to_async
 from django.contrib.auth.decorators import login_not_required
 from django.db import connections
 from django.http import Http404, HttpRequest, HttpResponseBase, JsonResponse, StreamingHttpResponse
+from django.shortcuts import get_object_or_404
 from django.views.decorators.http import require_safe
 
-from agents import live
-from agents.models import Run
+from agents import live, transcript
+from agents.models import Event, Run
+from agents.views.runs import Place, window
 
 View = Callable[[HttpRequest, UUID], Coroutine[Any, Any, HttpResponseBase]]
 
@@ -33,13 +35,35 @@ def for_scripts(view: View) -> View:
 @require_safe
 @for_scripts
 async def run_events(request: HttpRequest, public_id: UUID) -> HttpResponseBase:
-    """The next slice of events after `?after=`, with the facts beside them."""
+    """The next slice of events after `?after=`, with the facts beside them.
+
+    Or those before `?before=`, as they are shown together; or the one of `?whole=`, unfolded.
+    """
+    for name, answer in (("whole", whole), ("before", earlier)):
+        number = live.sequence(request.GET.get(name))
+        if number:
+            return await sync_to_async(answer)(public_id, number)
     seen = live.Seen(live.sequence(request.GET.get("after")))
     found = await sync_to_async(live.news)(public_id, seen)
     if found is None:
         raise Http404
     events = [{"seq": number, "html": html} for number, html in found.events]
     return JsonResponse({"events": events, "facts": found.facts, "state": found.state, "ended": found.ended})
+
+
+def whole(public_id: UUID, number: int) -> JsonResponse:
+    """One event with nothing folded."""
+    event = get_object_or_404(Event.objects.select_related("run"), run__public_id=public_id, seq=number)
+    item = next(transcript.singly(event.run, [event], whole=number))
+    return JsonResponse({"events": [{"seq": number, "html": live.fragment(item, event.run)}]})
+
+
+def earlier(public_id: UUID, number: int) -> JsonResponse:
+    """The events of the page before."""
+    run = get_object_or_404(Run, public_id=public_id)
+    events = window(run, Place(before=number))
+    html = [live.fragment(item, run) for item in transcript.items(run, events, at_end=False)]
+    return JsonResponse({"html": "".join(html)})
 
 
 @require_safe

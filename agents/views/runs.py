@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -14,8 +15,9 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import aget_object_or_404, get_object_or_404, render
 from django.views.decorators.http import require_POST, require_safe
 
-from agents import jobs, live, machine
-from agents.models import Agent, Run
+from agents import export, jobs, live, machine, search, sessions, transcript
+from agents.forms import RunForm
+from agents.models import Agent, Event, Run
 from agents.views.paging import page_of
 
 # How many events a page shows; earlier ones are a link away.
@@ -52,28 +54,68 @@ def known(value: str | None, choices: list[str]) -> str:
 @require_safe
 def run(request: HttpRequest, public_id: UUID) -> HttpResponse:
     """One run: the same page while it runs and afterwards."""
-    rows = Run.objects.select_related("agent", "session", "container", "requested_by")
+    rows = Run.objects.select_related("agent__docker", "session", "container", "requested_by")
     found = get_object_or_404(rows, public_id=public_id)
-    before = live.sequence(request.GET.get("before"))
-    events = window(found, before)
+    place = place_of(request)
+    events = window(found, place)
     first, last = (events[0].seq, events[-1].seq) if events else (0, 0)
+    at_end = last >= found.event_count
     context = {
         "run": found,
         "config": found.agent_config,
         "obstacle": live.obstacle(found),
-        "events": events,
+        "items": transcript.items(found, events, at_end=at_end, whole=place.whole),
         "first": first,
         "last": last,
-        "at_end": last >= found.event_count or not before,
+        "at_end": at_end or place == Place(),
     }
-    return render(request, "agents/run.html", context)
+    return render(request, "agents/run.html", context | searched(request, found) | next_steps(found))
 
 
-def window(found: Run, before: int) -> list[Any]:
-    """The last events, or the last before a number, in their order."""
+def next_steps(found: Run) -> dict[str, Any]:
+    """How a run that has ended can go on, or why not."""
+    if found.session is None or not found.is_terminal:
+        return {}
+    return {
+        "session": found.session,
+        "why_not": sessions.why_not(found.session, found.agent),
+        "why_not_fork": sessions.why_not(found.session, found.agent, fork=True),
+        "by_hand": sessions.by_hand(found),
+    }
+
+
+def searched(request: HttpRequest, found: Run) -> dict[str, Any]:
+    """What was looked for in a run, and where it is."""
+    query = request.GET.get("q", "").strip()[: search.LONGEST]
+    group = known(request.GET.get("kind"), list(search.GROUPS))
+    hits = search.find(found, query, group)
+    return {"groups": search.GROUPS, "query": query, "group": group, "hits": hits, "most": search.MOST}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in a run to look: before an event, around one, or around one that is shown whole."""
+
+    before: int = 0
+    at: int = 0
+    whole: int = 0
+
+
+def place_of(request: HttpRequest) -> Place:
+    """What the address says."""
+    before, at, whole = (live.sequence(request.GET.get(name)) for name in ("before", "at", "whole"))
+    return Place(before, at, whole)
+
+
+def window(found: Run, place: Place) -> list[Event]:
+    """The last events, or those around the place, in their order."""
     rows = found.events.order_by("-seq")
-    if before:
-        rows = rows.filter(seq__lt=before)
+    around = place.at or place.whole
+    if 0 < around <= found.event_count:
+        # At the end a window is as long as elsewhere.
+        rows = rows.filter(seq__lte=max(around + WINDOW // 2, WINDOW))
+    elif place.before:
+        rows = rows.filter(seq__lt=place.before)
     return list(rows[:WINDOW])[::-1]
 
 
@@ -84,6 +126,37 @@ def run_cancel(request: HttpRequest, public_id: UUID) -> HttpResponse:
     if not jobs.cancel(found, request.user.get_username()):
         messages.info(request, "The run had ended already.")
     return HttpResponseRedirect(found.get_absolute_url(), status=303)
+
+
+@require_POST
+def run_again(request: HttpRequest, public_id: UUID) -> HttpResponse:
+    """Ask for the same once more, in a new session."""
+    found = get_object_or_404(Run.objects.select_related("agent__docker"), public_id=public_id)
+    form = RunForm(found.agent, {"prompt": found.prompt, "mode": RunForm.NEW})
+    if form.is_valid():
+        found = jobs.submit(found.agent, by=request.user, **form.submission)
+    for reasons in form.errors.values():
+        messages.error(request, " ".join(str(reason) for reason in reasons))
+    return HttpResponseRedirect(found.get_absolute_url(), status=303)
+
+
+@require_safe
+async def run_markdown(_: HttpRequest, public_id: UUID) -> StreamingHttpResponse:
+    """The whole run as Markdown, to keep or to send."""
+    rows = Run.objects.select_related("agent")
+    found = await aget_object_or_404(rows, public_id=public_id)
+    headers = {
+        "Content-Disposition": f'attachment; filename="run-{found.short_id}.md"',
+        "X-Content-Type-Options": "nosniff",
+    }
+    return StreamingHttpResponse(written(found), content_type="text/markdown; charset=utf-8", headers=headers)
+
+
+async def written(found: Run) -> AsyncIterator[str]:
+    """A run as Markdown, an event at a time."""
+    yield export.head(found)
+    async for event in found.events.order_by("seq").aiterator(chunk_size=200):
+        yield export.section(event)
 
 
 @require_safe

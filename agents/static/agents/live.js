@@ -1,15 +1,19 @@
 // A run's page while it runs: events are appended in their order, each once, facts are replaced.
-// By server-sent events, or by asking again and again when a proxy holds those back.
+// By server-sent events, or by asking again and again when a proxy holds those back. Events before and
+// after those that are shown are fetched when the reader comes near them.
 "use strict";
 (() => {
-  const list = document.querySelector("[data-live]");
+  const list = document.querySelector("[data-events]");
   if (!list) return;
 
   const PATIENCE = 5000; // milliseconds until a silent stream is given up
   const EVERY = 1000; // milliseconds between questions when there is no stream
   const MOST = 5000; // events kept on the page
   const NEAR = 120; // pixels from the end that count as being at the end
+  const SOON = 800; // pixels from the edge at which more is fetched
 
+  const earlier = document.querySelector("[data-earlier]");
+  const later = document.querySelector("[data-later]");
   const jump = document.querySelector("[data-jump]");
   const connection = document.querySelector("[data-connection]");
   let last = Number(list.dataset.after);
@@ -17,6 +21,10 @@
   let drawing = false;
   let source = null;
   let polling = false;
+  // Whether the page reaches to the run's last event; only then it follows and listens.
+  let complete = list.dataset.atEnd === "1";
+  let fetching = false;
+  let lastY = scrollY;
   let ended = list.dataset.terminal === "1";
 
   const atEnd = () => innerHeight + scrollY >= document.documentElement.scrollHeight - NEAR;
@@ -32,27 +40,39 @@
 
   const draw = () => {
     drawing = false;
-    const follow = atEnd();
-    const fresh = document.createDocumentFragment();
-    for (const html of pending) fresh.append(parse(html));
+    const follow = complete && atEnd();
+    for (const html of pending) place(parse(html).firstElementChild);
     pending = [];
-    list.append(fresh);
     trim(follow);
     if (follow) toEnd();
     offerJump();
   };
+  // A result goes into the card of its call, as the server does it; the last call of that id counts.
+  const place = (article) => {
+    const slot = slotFor(article.dataset.answers);
+    if (slot) slot.replaceChildren(article);
+    else list.append(article);
+  };
+  const slotFor = (id) => {
+    if (!id) return null;
+    const call = [...list.querySelectorAll(`[data-tool="${CSS.escape(id)}"]`)].pop();
+    const slot = call && call.querySelector(":scope > .own-what > [data-answer]");
+    return slot && !slot.querySelector("article") ? slot : null;
+  };
   // A page that is left open all night must not fill the browser's memory; earlier events stay a link away.
   const trim = (follow) => {
-    const earlier = document.querySelector("[data-earlier]");
     while (follow && list.children.length > MOST) list.firstElementChild.remove();
+    offerEarlier();
+  };
+  const offerEarlier = () => {
     const first = list.firstElementChild;
-    if (!first || first.dataset.seq === "1") return;
-    earlier.hidden = false;
+    earlier.hidden = !first || first.dataset.seq === "1";
+    if (earlier.hidden) return;
     earlier.href = `?before=${first.dataset.seq}`;
     earlier.querySelector("[data-earlier-count]").textContent = Number(first.dataset.seq) - 1;
   };
   const offerJump = () => {
-    if (jump) jump.hidden = atEnd();
+    if (jump) jump.hidden = complete && atEnd();
   };
 
   const add = (seq, html) => {
@@ -75,12 +95,62 @@
   };
   const showState = (state, terminal) => {
     document.title = `${state.replace("_", " ")} · ${list.dataset.name}`;
-    if (terminal) document.querySelectorAll("[data-until-ended]").forEach((element) => element.remove());
+    if (!terminal) return;
+    document.querySelectorAll("[data-until-ended]").forEach((element) => element.remove());
+    document.querySelectorAll("[data-when-ended]").forEach((element) => (element.hidden = false));
   };
   const finish = () => {
     ended = true;
     if (source) source.close();
     source = null;
+  };
+
+  // At most one fetch at a time; what fails is tried again when the reader scrolls on.
+  const once = async (work) => {
+    if (fetching) return;
+    fetching = true;
+    try {
+      await work();
+    } catch {
+      // The link is still there.
+    }
+    fetching = false;
+  };
+  const get = async (query) => {
+    const answer = await fetch(`${list.dataset.events}?${query}`, { headers: { Accept: "application/json" } });
+    if (!answer.ok) throw new Error(String(answer.status));
+    return answer.json();
+  };
+  const loadEarlier = async () => {
+    const anchor = list.firstElementChild;
+    if (!anchor || list.children.length > MOST) return;
+    const { html } = await get(`before=${anchor.dataset.seq}`);
+    const top = anchor.getBoundingClientRect().top;
+    list.prepend(parse(html));
+    // Results whose calls have come now.
+    list.querySelectorAll(":scope > [data-answers]").forEach((article) => {
+      const slot = slotFor(article.dataset.answers);
+      if (slot) slot.replaceChildren(article);
+    });
+    scrollBy({ top: anchor.getBoundingClientRect().top - top, behavior: "instant" });
+    offerEarlier();
+  };
+  const loadLater = async () => {
+    if (complete || list.children.length > MOST) return;
+    const news = await get(`after=${last}`);
+    news.events.forEach((event) => add(event.seq, event.html));
+    if (news.events.length) return;
+    complete = true;
+    later.hidden = true;
+    const waiting = document.querySelector("[data-waiting]");
+    if (waiting) waiting.hidden = false;
+    if (!ended) listen();
+  };
+  const look = () => {
+    const up = scrollY < lastY;
+    lastY = scrollY;
+    if (up && !earlier.hidden && earlier.getBoundingClientRect().bottom > -SOON) once(loadEarlier);
+    if (!up && later && !later.hidden && later.getBoundingClientRect().top < innerHeight + SOON) once(loadLater);
   };
 
   const listen = () => {
@@ -121,7 +191,7 @@
   const ask = async () => {
     let wait = EVERY;
     try {
-      const answer = await fetch(`${list.dataset.poll}?after=${last}`, { headers: { Accept: "application/json" } });
+      const answer = await fetch(`${list.dataset.events}?after=${last}`, { headers: { Accept: "application/json" } });
       if (answer.status === 401) return loggedOut();
       if (answer.status === 404) return say("This run is gone.");
       if (!answer.ok) throw new Error(String(answer.status));
@@ -146,9 +216,12 @@
   };
 
   addEventListener("scroll", offerJump, { passive: true });
+  addEventListener("scroll", look, { passive: true });
   addEventListener("resize", offerJump);
-  if (jump) jump.addEventListener("click", toEnd);
-  if (!location.hash && !ended) toEnd();
+  if (jump) {
+    jump.addEventListener("click", () => (complete ? toEnd() : location.assign(later.href)));
+  }
+  if (complete && !location.hash && !ended) toEnd();
   offerJump();
-  if (!ended) listen();
+  if (complete && !ended) listen();
 })();
