@@ -45,8 +45,6 @@ class Refused(Exception):
 
 def main(arguments: Sequence[str]) -> int:
     """Do what the command line says; the exit code."""
-    # What lies in the state directory is nobody else's, even if somebody opens the directory.
-    os.umask(0o077)
     # A shell's background job would have been told to ignore it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in (signal.SIGTERM, signal.SIGHUP):
