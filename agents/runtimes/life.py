@@ -101,7 +101,13 @@ class Life:
             raise RunError(f"The container could not be started: {error.explanation or error}") from error
 
     def _watch(self) -> None:
-        """Wait for the end, see that everything was read, then close the collector."""
+        """Wait for the end, see that everything was read, then close the collector whatever happened."""
+        try:
+            self._read_to_the_end()
+        finally:
+            self.collector.close()
+
+    def _read_to_the_end(self) -> None:
         threading.Thread(target=self._wait, daemon=True).start()
         while not self.ended.is_set() and not self.left.is_set():
             if self.reading.goes_on:
@@ -118,7 +124,6 @@ class Life:
             before = dict(self.reading.received)
             self.reading.again(follow=False)
             self.complete = self.reading.drained() and self.reading.received == before
-        self.collector.close()
 
     def _wait(self) -> None:
         while not self.left.is_set():
@@ -169,8 +174,8 @@ class Life:
         return bool(self.container.status in ("exited", "dead"))
 
     def _inspect(self) -> dict[str, Any] | None:
-        """The container's attributes, as soon as the engine answers; None if it is gone."""
-        while True:
+        """The container's attributes, as soon as the engine answers; None if it is gone, or left."""
+        while not self.left.is_set():
             try:
                 self.container.reload()
                 return dict(self.container.attrs)
@@ -178,6 +183,7 @@ class Life:
                 return None
             except ENGINE_ERRORS:
                 self.left.wait(RETRY_SECONDS)
+        return None
 
     def _stop(self, grace: float) -> None:
         while not self.ended.is_set() and not self.left.is_set():

@@ -3,7 +3,7 @@
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -59,9 +59,9 @@ class Reading:
     def again(self, follow: bool) -> None:
         """Let go of what broke and read on; an engine that is away is asked again later."""
         self._release()
-        for reader in self._readers:
-            reader.join()
-        self._readers.clear()
+        # What the readers hold already still has to reach the collector, before anything newer.
+        self.drained()
+        self._readers = []
         self.broken, self.stopped_at = False, math.inf
         if not self._closed:
             with suppress(*ENGINE_ERRORS):
@@ -88,9 +88,18 @@ class Reading:
 
     def _read(self, stream: Any, carry: Callable[..., None], *arguments: Any) -> None:
         self._streams.append(stream)
-        reader = threading.Thread(target=self._carry, args=(carry, stream, *arguments), daemon=True)
+        pieces = self._pieces_of(stream)
+        reader = threading.Thread(target=self._carry, args=(carry, pieces, *arguments), daemon=True)
         self._readers.append(reader)
         reader.start()
+
+    def _pieces_of(self, stream: Any) -> Iterator[Any]:
+        """What the stream brings, until it is let go of: a reader that could not be woken is left
+        behind, and what it may still get is read again by the next one."""
+        for piece in stream:
+            if stream not in self._streams:
+                return
+            yield piece
 
     def _carry(self, carry: Callable[..., None], *arguments: Any) -> None:
         try:

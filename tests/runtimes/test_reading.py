@@ -29,12 +29,12 @@ def life(engine: docker.DockerClient, tiny_image: str, request: pytest.FixtureRe
 
 def collected(life: Life, pause: float = 0) -> dict[str, bytes]:
     """Everything, as a reader that takes its time between batches gets it."""
-    found = {"stdout": b"", "stderr": b""}
+    found: dict[str, list[bytes]] = {"stdout": [], "stderr": []}
     for batch in life.collector.batches():
         for line in batch:
-            found[line.stream] += line.raw
+            found[line.stream].append(line.raw)
         time.sleep(pause)
-    return found
+    return {stream: b"".join(lines) for stream, lines in found.items()}
 
 
 def test_both_streams_are_read_whole(life: Life) -> None:
