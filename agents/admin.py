@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from django.apps import apps
 from django.contrib import admin
 from django.contrib.admin.widgets import AdminTextareaWidget, AdminTextInputWidget
+from django.contrib.auth.admin import GroupAdmin, UserAdmin
+from django.contrib.auth.models import Group, User
 from django.core.paginator import Paginator
 from django.db.models import JSONField, Model, QuerySet, TextField
 from django.http import HttpRequest
@@ -14,26 +16,24 @@ from django.utils.functional import cached_property
 from django.utils.html import format_html
 
 from agents.forms import AgentForm, DockerSettingsForm
-from agents.models import Agent, Container, DockerSettings, Event, Run, Session
+from agents.models import Agent, Audit, Container, DockerSettings, Event, Run, Session
 from agents.models.fields import LinesField, PairsField, SecondsField, SizeField
+from agents.models.rights import Guarded, is_administrator
 
 if TYPE_CHECKING:
     Inline = admin.StackedInline[DockerSettings, Agent]
-    AgentBase = admin.ModelAdmin[Agent]
-    RecordBase = admin.ModelAdmin[Any]
+    ModelBase = admin.ModelAdmin[Any]
     Pages = Paginator[Any]
 else:
     # Django's own classes know no type arguments.
-    Inline, AgentBase, RecordBase, Pages = (
-        admin.StackedInline, admin.ModelAdmin, admin.ModelAdmin, Paginator,
-    )  # fmt: skip
+    Inline, ModelBase, Pages = admin.StackedInline, admin.ModelAdmin, Paginator
 
 # The queue's own pages let every staff member delete jobs; `doctor` and the runs' pages say what matters.
 DASHBOARD = apps.get_model("django_rq", "Dashboard")
 if admin.site.is_registered(DASHBOARD):
     admin.site.unregister(DASHBOARD)
 
-FOR_ADMINISTRATORS = "Fields that decide what an agent can reach; administrators (superusers) change them."
+FOR_ADMINISTRATORS = "Fields that decide what an agent can reach, and who sees it. Administrators set them."
 
 # Sizes and durations are written with a unit, so not in a browser's box for numbers.
 WIDGETS: Any = {kind: {"widget": AdminTextInputWidget} for kind in (SizeField, SecondsField)} | {
@@ -42,9 +42,39 @@ WIDGETS: Any = {kind: {"widget": AdminTextInputWidget} for kind in (SizeField, S
 }
 
 
-def is_administrator(request: HttpRequest) -> bool:
-    """Whether the user may change what a container can reach."""
-    return bool(request.user.is_active and request.user.is_superuser)
+class Audited(ModelBase):
+    """Notes in the audit trail, too, who added, changed or deleted a row."""
+
+    def log_addition(self, request: HttpRequest, obj: Any, message: Any) -> Any:
+        """A new row."""
+        witness(request, Audit.Deed.ADDED, obj, "")
+        return super().log_addition(request, obj, message)
+
+    def log_change(self, request: HttpRequest, obj: Any, message: Any) -> Any:
+        """A changed row, with the names of the fields."""
+        entry = super().log_change(request, obj, message)
+        witness(request, Audit.Deed.CHANGED, obj, entry.get_change_message())
+        return entry
+
+    def log_deletions(self, request: HttpRequest, queryset: QuerySet[Any]) -> Any:
+        """Rows that are about to go."""
+        for row in queryset:
+            witness(request, Audit.Deed.DELETED, row, "")
+        return super().log_deletions(request, queryset)
+
+
+def witness(request: HttpRequest, deed: str, row: Any, detail: str) -> None:
+    """One line of the audit trail about a row."""
+    agent = row if isinstance(row, Agent) and deed != Audit.Deed.DELETED else None
+    what = f"{row._meta.verbose_name} {row}"
+    Audit.note(request.user, deed, what, detail=detail, agent=agent, address=request.META.get("REMOTE_ADDR"))
+
+
+class AgentAdminForm(AgentForm):
+    """An agent's fields, and the groups that it is limited to."""
+
+    class Meta(AgentForm.Meta):
+        fields = [*AgentForm.Meta.fields, "groups"]
 
 
 class DockerForm(DockerSettingsForm):
@@ -74,14 +104,14 @@ class DockerSettingsInline(Inline):
 
     def get_readonly_fields(self, request: HttpRequest, obj: Agent | None = None) -> list[str]:
         """The second tier, for everybody but administrators."""
-        return [] if is_administrator(request) else list(DockerSettings.ADMINISTRATOR_FIELDS)
+        return [] if is_administrator(request.user) else list(DockerSettings.ADMINISTRATOR_FIELDS)
 
 
 @admin.register(Agent)
-class AgentAdmin(AgentBase):
+class AgentAdmin(Audited):
     """Agents with their Docker settings."""
 
-    form = AgentForm
+    form = AgentAdminForm
     inlines = [DockerSettingsInline]
     formfield_overrides = WIDGETS
     list_display = ["name", "enabled", "runtime", "model", "in_container", "max_concurrent", "updated"]
@@ -89,6 +119,7 @@ class AgentAdmin(AgentBase):
     list_select_related = ["docker"]
     search_fields = ["name", "description"]
     save_on_top = True
+    filter_horizontal = ["groups"]
     fieldsets = [
         (None, {"fields": ["name", "description", "enabled"]}),
         ("What it runs", {"fields": ["runtime", "command", "model", "default_prompt"]}),
@@ -110,18 +141,25 @@ class AgentAdmin(AgentBase):
                 ]
             },
         ),
-        ("For administrators", {"fields": ["working_directory"], "description": FOR_ADMINISTRATORS}),
+        (
+            "For administrators",
+            {"fields": ["working_directory", "groups"], "description": FOR_ADMINISTRATORS},
+        ),
     ]  # fmt: skip
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         """Administrators alone: a new agent says what is executed, and where."""
-        return is_administrator(request) and super().has_add_permission(request)
+        return is_administrator(request.user) and super().has_add_permission(request)
 
     def has_change_permission(self, request: HttpRequest, obj: Agent | None = None) -> bool:
         """Administrators alone while there is no container: whatever is written there runs on the host."""
         contained = obj is None or obj.docker.enabled
         allowed = super().has_change_permission(request, obj)
-        return allowed and (contained or is_administrator(request))
+        return allowed and (contained or is_administrator(request.user))
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        """The agents that the user may see."""
+        return Agent.objects.visible_to(request.user).select_related("docker")
 
     @admin.display(boolean=True, ordering="docker__enabled", description="Docker")
     def in_container(self, agent: Agent) -> bool:
@@ -135,7 +173,7 @@ class AgentAdmin(AgentBase):
     def get_readonly_fields(self, request: HttpRequest, obj: Agent | None = None) -> list[str]:
         """The name once it is given; for all but administrators the host directory."""
         fixed = ["name"] if obj else []
-        return fixed if is_administrator(request) else [*fixed, "working_directory"]
+        return fixed if is_administrator(request.user) else [*fixed, "working_directory", "groups"]
 
     def get_deleted_objects(self, objs: Any, request: HttpRequest) -> tuple[Any, Any, Any, Any]:
         """Name what keeps an agent from being deleted in numbers, not row by row."""
@@ -171,7 +209,7 @@ class CappedPaginator(Pages):
         return rows.order_by()[: self.most].count()
 
 
-class RecordAdmin(RecordBase):
+class RecordAdmin(ModelBase):
     """Rows that herdweb writes: to be read here, changed by nobody."""
 
     actions = None
@@ -180,6 +218,11 @@ class RecordAdmin(RecordBase):
     paginator = CappedPaginator
     # Fields that are JSON, shown with line breaks.
     json_fields: Sequence[str] = ()
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        """The rows that the user may see."""
+        rows: Guarded[Any] = super().get_queryset(request)  # type: ignore[assignment]
+        return rows.visible_to(request.user)
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         """Nobody."""
@@ -295,3 +338,67 @@ class EventAdmin(RecordAdmin):
     def beginning(self, event: Event) -> str:
         """The first line, cut."""
         return event.text.partition("\n")[0][:120]
+
+
+@admin.register(Audit)
+class AuditAdmin(RecordAdmin):
+    """Who started, cancelled, changed, deleted, logged in, or was refused."""
+
+    list_display = ["at", "who", "deed", "what", "detail", "address"]
+    list_filter = ["deed", ("at", admin.DateFieldListFilter)]
+    list_select_related = ["user"]
+    search_fields = ["who", "what"]
+    search_help_text = "A part of a name, or of what it was done to."
+
+    def view_on_site(self, audit: Audit) -> str:
+        """Where the thing can be seen."""
+        return audit.path
+
+
+class PeopleAdmin(Audited, UserAdmin):  # type: ignore[type-arg]
+    """Accounts; only superusers touch superusers, so that no administrator can become one."""
+
+    list_display = ["username", "roles", "is_staff", "is_active", "last_login"]
+    own = ("is_superuser", "user_permissions")
+
+    @admin.display(description="groups")
+    def roles(self, user: User) -> str:
+        """What the account may, in words."""
+        names = [group.name for group in user.groups.all()]
+        return ", ".join(["Superuser", *names] if user.is_superuser else names)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        """With their groups."""
+        return super().get_queryset(request).prefetch_related("groups")
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
+        """What makes a superuser, for all but these."""
+        fixed = super().get_readonly_fields(request, obj)
+        return fixed if request.user.is_superuser else [*fixed, *self.own]
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Also for the form of the password."""
+        return super().has_change_permission(request, obj) and self._may_touch(request, obj)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Nobody below a superuser deletes one."""
+        return super().has_delete_permission(request, obj) and self._may_touch(request, obj)
+
+    def _may_touch(self, request: HttpRequest, obj: Any) -> bool:
+        return bool(request.user.is_superuser or obj is None or not obj.is_superuser)
+
+
+class RolesAdmin(Audited, GroupAdmin):
+    """Groups: the three roles, and those that agents are limited to.
+
+    What a role may is for superusers to change: a permission more would lift everybody who has it.
+    """
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
+        """Permissions, for all but superusers."""
+        return [] if request.user.is_superuser else ["permissions"]
+
+
+admin.site.unregister([User, Group])
+admin.site.register(User, PeopleAdmin)
+admin.site.register(Group, RolesAdmin)

@@ -23,7 +23,7 @@ from redis.exceptions import RedisError
 from rq import Worker
 
 from agents import execution, reconcile
-from agents.models import Agent, LeaseLost, Run, Session
+from agents.models import Agent, Audit, LeaseLost, Run, Session
 
 logger = logging.getLogger(__name__)
 
@@ -61,24 +61,32 @@ def submit(
             forks=forks,
         )
         run.note(f"Queued by {by or trigger}.")
+        witness(run, by or trigger, Audit.Deed.STARTED, prompt)
         transaction.on_commit(lambda: ring(run), robust=True)
     return run
 
 
-def cancel(run: Run, by: str) -> bool:
-    """Ask for the end of a run; False when it had ended already.
+def cancel(run: Run, by: Any) -> bool:
+    """Ask for the end of a run; False when it had ended already. `by` is a user or a name.
 
     One that has not started ends at once; a live one is `cancelling` until the engine confirms.
     """
     with transaction.atomic():
-        if run.withdraw(by):
+        if run.withdraw(str(by)):
             run.note(f"Cancelled by {by} before it started.")
-        elif run.stop(Run.Cause.CANCEL, by, f"Cancelled by {by}; waiting for the agent to end."):
+        elif run.stop(Run.Cause.CANCEL, str(by), f"Cancelled by {by}; waiting for the agent to end."):
             run.note(f"Cancelled by {by}.")
         else:
             return False
+        witness(run, by, Audit.Deed.CANCELLED)
     publish(run)
     return True
+
+
+def witness(run: Run, by: Any, deed: str, detail: str = "") -> None:
+    """Note in the audit trail who started or cancelled a run."""
+    what = f"run {run.short_id} of {run.agent.name}"
+    Audit.note(by, deed, what, path=run.get_absolute_url(), detail=detail, agent=run.agent)
 
 
 def execute(run_id: str) -> None:

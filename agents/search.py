@@ -39,7 +39,7 @@ def find(run: Run, text: str, group: str = "") -> list[Hit]:
     The input of tools is searched as well.
     """
     text = text.replace("\x00", "").strip()[:LONGEST]
-    rows = run.events.order_by("seq")
+    rows: QuerySet[Event] = run.events.order_by("seq")
     if group in GROUPS:
         rows = rows.filter(kind__in=GROUPS[group])
     if text:

@@ -7,7 +7,8 @@ from agents.views import agents, containers, events, help, images, runs, session
 app_name = "agents"
 
 urlpatterns = [
-    path("", agents.agents, name="agents"),
+    path("", agents.agents, name="dashboard"),
+    path("agents/", agents.agents, name="agents"),
     path("agents/<slug:name>/", agents.agent, name="agent"),
     path("runs/", runs.runs, name="runs"),
     path("runs/<uuid:public_id>/", runs.run, name="run"),

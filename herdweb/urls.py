@@ -1,15 +1,18 @@
 """The site: its pages, its admin, its login."""
 
 from django.contrib import admin
-from django.contrib.auth.views import LoginView, LogoutView
+from django.contrib.auth.views import LogoutView
 from django.urls import include, path
+
+from agents.views.login import Login, admin_login
 
 admin.site.site_header = admin.site.site_title = "herdweb"
 admin.site.index_title = "Administration"
 
 urlpatterns = [
+    path("admin/login/", admin_login),
     path("admin/", admin.site.urls),
-    path("login/", LoginView.as_view(redirect_authenticated_user=True), name="login"),
+    path("login/", Login.as_view(), name="login"),
     path("logout/", LogoutView.as_view(), name="logout"),
     path("", include("agents.urls")),
 ]

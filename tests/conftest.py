@@ -6,13 +6,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import docker
 import pytest
+from django.apps import apps
 from django.conf import settings
-from django.contrib.auth.models import User
+from django.contrib.auth.models import Group, User
 from django.db import connection
 from pytest_django.plugin import DjangoDbBlocker
 
@@ -98,6 +101,23 @@ def make_agent(db: None) -> Callable[..., Agent]:
 @pytest.fixture
 def admin(db: None) -> User:
     return User.objects.create_superuser("admin", password="a-password-for-tests")
+
+
+@pytest.fixture
+def person(db: None) -> Callable[..., User]:
+    """Creates users: a role and further groups by name.
+
+    Tests that empty all tables take the roles along, so they are made again by their migration.
+    """
+    roles = import_module("agents.migrations.0002_rights_and_pages")
+    roles.make_roles(apps, SimpleNamespace(connection=connection))
+
+    def make(name: str, *groups: str, staff: bool = False) -> User:
+        user = User.objects.create_user(name, password="a-password-for-tests", is_staff=staff)
+        user.groups.set([Group.objects.get_or_create(name=group)[0] for group in groups])
+        return user
+
+    return make
 
 
 def execute(run: Run) -> Run:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from html.parser import HTMLParser
 
 import pytest
-from django.contrib.auth.models import Permission, User
+from django.contrib.auth.models import User
 from django.test import Client
 
 from agents import jobs
@@ -66,12 +66,10 @@ def browser(client: Client, admin: User) -> Client:
 
 
 @pytest.fixture
-def operator(db: None) -> Client:
+def operator(person: Callable[..., User]) -> Client:
     """Staff who may edit agents, but are no administrators."""
-    user = User.objects.create_user("operator", password="x", is_staff=True)
-    user.user_permissions.set(Permission.objects.filter(content_type__app_label="agents"))
     client = Client()
-    client.force_login(user)
+    client.force_login(person("operator", "Operator", staff=True))
     return client
 
 

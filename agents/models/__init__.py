@@ -2,7 +2,18 @@
 
 from agents.models.agent import Agent, DockerSettings
 from agents.models.container import Container
+from agents.models.people import Audit, SavedList
 from agents.models.run import Event, LeaseLost, Run
 from agents.models.session import Session
 
-__all__ = ["Agent", "Container", "DockerSettings", "Event", "LeaseLost", "Run", "Session"]
+__all__ = [
+    "Agent",
+    "Audit",
+    "Container",
+    "DockerSettings",
+    "Event",
+    "LeaseLost",
+    "Run",
+    "SavedList",
+    "Session",
+]

@@ -18,9 +18,16 @@ from agents.models.fields import (
     SizeField,
     write_seconds,
 )
+from agents.models.rights import Guarded
 from agents.runtimes import CHOICES, AgentConfig, DockerConfig, bare, human_size
 
 MB, GB, DAY = 1024**2, 1024**3, 86400
+
+
+class Agents(Guarded["Agent"]):
+    """Agents, which are where rights begin."""
+
+    agent = "pk"
 
 
 class Agent(models.Model):
@@ -135,11 +142,24 @@ class Agent(models.Model):
         validators=[Between(1, 64)],
         help_text="Live runs at once; others wait and say so.",
     )
+    groups = models.ManyToManyField(
+        "auth.Group",
+        blank=True,
+        related_name="agents",
+        help_text="Only members of these groups, and administrators, see this agent and what belongs to it."
+        " None: everybody who has a role.",
+    )
     created = models.DateTimeField(auto_now_add=True)
     updated = models.DateTimeField(auto_now=True)
 
+    objects = Agents.as_manager()
+
     class Meta:
         ordering = ["name"]
+        permissions = [
+            ("run_agent", "Can start, cancel and continue runs"),
+            ("administer", "Can see every agent, and set what containers can reach"),
+        ]
         constraints = [
             models.UniqueConstraint(
                 Lower("name"),

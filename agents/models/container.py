@@ -5,6 +5,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from agents.models.agent import Agent
+from agents.models.rights import Guarded
 from agents.models.session import Session
 from agents.runtimes import ContainerFacts, Exit
 
@@ -27,8 +28,13 @@ class Container(models.Model):
     signal = models.PositiveSmallIntegerField(null=True)
     oom = models.BooleanField(default=False)
     memory_peak = models.BigIntegerField(null=True, help_text="Bytes, sampled; none for a short run.")
+    memory_now = models.BigIntegerField(null=True, help_text="Bytes at `sampled_at`; none once it ended.")
+    cpu_percent = models.FloatField(null=True, help_text="Since the sample before; 100 is one core.")
+    sampled_at = models.DateTimeField(null=True)
     removed_at = models.DateTimeField(null=True)
     note = models.TextField(blank=True)
+
+    objects = Guarded["Container"].as_manager()
 
     class Meta:
         ordering = ["-id"]

@@ -18,6 +18,7 @@ from django.utils import timezone
 
 from agents.models.agent import Agent
 from agents.models.container import Container
+from agents.models.rights import Guarded
 from agents.models.session import Session
 from agents.runtimes import AgentConfig, Exit, Offsets, Outcome, Parsed, Report, Result, Status, human_size
 from agents.runtimes.types import Message
@@ -123,6 +124,8 @@ class Run(models.Model):
     cost_usd = models.FloatField(null=True)
     input_tokens = models.BigIntegerField(null=True)
     output_tokens = models.BigIntegerField(null=True)
+
+    objects = Guarded["Run"].as_manager()
 
     class Meta:
         ordering = ["-id"]
@@ -325,6 +328,12 @@ def claims(message: Message) -> dict[str, Any]:
     }
 
 
+class Events(Guarded["Event"]):
+    """Events, which belong to an agent by their run."""
+
+    agent = "run__agent"
+
+
 class Event(models.Model):
     """One ordered thing that happened in a run, and where its raw line lies in the output file."""
 
@@ -349,6 +358,8 @@ class Event(models.Model):
     offset = models.BigIntegerField(null=True, help_text="Of the raw line in its file.")
     length = models.BigIntegerField(null=True)
     created = models.DateTimeField(default=timezone.now)
+
+    objects = Events.as_manager()
 
     class Meta:
         ordering = ["run", "seq"]

@@ -6,6 +6,7 @@ from django.db import models
 from django.urls import reverse
 
 from agents.models.agent import Agent
+from agents.models.rights import Guarded
 
 
 class Session(models.Model):
@@ -26,6 +27,8 @@ class Session(models.Model):
     output_tokens = models.BigIntegerField(default=0)
     created = models.DateTimeField(auto_now_add=True)
     last_used = models.DateTimeField(auto_now_add=True)
+
+    objects = Guarded["Session"].as_manager()
 
     class Meta:
         ordering = ["-last_used", "-id"]

@@ -1,14 +1,18 @@
 """Agents, and the form that starts a run."""
 
+from typing import Any
+
 from django.core.exceptions import ValidationError
 from django.db.models import Count, OuterRef, QuerySet, Subquery
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.shortcuts import get_object_or_404, render
+from django.shortcuts import render
 from django.views.decorators.http import require_http_methods, require_safe
 
 from agents import jobs, sessions
 from agents.forms import RunForm
 from agents.models import Agent, Run, Session
+from agents.models.rights import RUN
+from agents.views.access import demand, seen
 from agents.views.runs import listed
 
 # How many sessions the form offers, and how many runs are listed below it.
@@ -19,7 +23,8 @@ OFFERED, RECENT = 20, 10
 def agents(request: HttpRequest) -> HttpResponse:
     """All agents with what they are doing and what became of their last runs."""
     newest = Run.objects.filter(agent=OuterRef("pk")).order_by("-id").values("pk")[:1]
-    rows = list(Agent.objects.select_related("docker").annotate(last_run=Subquery(newest)))
+    visible = Agent.objects.visible_to(request.user).select_related("docker")
+    rows: list[Any] = list(visible.annotate(last_run=Subquery(newest)))
     last = listed(Run.objects.all()).in_bulk([row.last_run for row in rows if row.last_run])
     live, waiting = tally(Run.LIVE), tally(Run.PENDING)
     table = [
@@ -43,13 +48,14 @@ def tally(states: tuple[str, ...]) -> dict[int, int]:
 @require_http_methods(["GET", "HEAD", "POST"])
 def agent(request: HttpRequest, name: str) -> HttpResponse:
     """One agent at a glance; a POST starts a run and leads to its page."""
-    found = get_object_or_404(Agent.objects.select_related("docker"), name=name)
+    found = seen(request, Agent.objects.select_related("docker"), name=name)
     initial = {
         "session": request.GET.get("session", ""),
         "prompt": prompt_of(found, request.GET.get("from", "")),
     }
     form = RunForm(found, request.POST or None, initial=initial)
     if request.method == "POST":
+        demand(request, RUN)
         form = RunForm(found, request.POST)
         if form.is_valid():
             run = jobs.submit(found, by=request.user, **form.submission)

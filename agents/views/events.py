@@ -14,19 +14,21 @@ from django.views.decorators.http import require_safe
 
 from agents import live, transcript
 from agents.models import Event, Run
+from agents.views.access import aseen
 from agents.views.runs import Place, window
 
 View = Callable[[HttpRequest, UUID], Coroutine[Any, Any, HttpResponseBase]]
 
 
 def for_scripts(view: View) -> View:
-    """Answer 401 to those who are not logged in: a script can do nothing with the login page."""
+    """For those who may see the run; 401 without a login, for a script can do nothing with its page."""
 
     @wraps(view)
     async def guarded(request: HttpRequest, public_id: UUID) -> HttpResponseBase:
         user = await request.auser()
         if not user.is_authenticated:
             return JsonResponse({"error": "Log in first."}, status=401)
+        await aseen(request, Run.objects.only("pk"), public_id=public_id)
         return await view(request, public_id)
 
     return login_not_required(guarded)
@@ -70,8 +72,6 @@ def earlier(public_id: UUID, number: int) -> JsonResponse:
 @for_scripts
 async def run_stream(request: HttpRequest, public_id: UUID) -> HttpResponseBase:
     """Server-sent events from where the reader left off."""
-    if not await Run.objects.filter(public_id=public_id).aexists():
-        raise Http404
     # The stream reads through connections that all viewers share; this request's own is done.
     await sync_to_async(connections.close_all)()
     last = live.sequence(request.headers.get("Last-Event-ID", request.GET.get("after")))

@@ -9,12 +9,12 @@ from typing import Any
 from uuid import UUID
 
 from django.http import Http404, HttpRequest, HttpResponse
-from django.shortcuts import get_object_or_404
 from django.views.decorators.http import require_safe
 
 from agents import machine, transcript
 from agents.models import Event
 from agents.runtimes.streamjson import messages
+from agents.views.access import seen
 
 # In bytes, of the line with the picture in it.
 LARGEST = 16 * 1024**2
@@ -28,10 +28,10 @@ HEADERS = {
 
 
 @require_safe
-def run_image(_: HttpRequest, public_id: UUID, seq: int, place: int) -> HttpResponse:
+def run_image(request: HttpRequest, public_id: UUID, seq: int, place: int) -> HttpResponse:
     """One picture of a result, if it is of a type that is known to be harmless."""
     rows = Event.objects.select_related("run").filter(kind=Event.Kind.TOOL_RESULT)
-    event = get_object_or_404(rows, run__public_id=public_id, seq=min(seq, transcript.LARGEST_SEQ))
+    event = seen(request, rows, run__public_id=public_id, seq=min(seq, transcript.LARGEST_SEQ))
     content = whole_block(event).get("content")
     parts = content if isinstance(content, list) else []
     found = transcript.picture(parts[place]) if place < len(parts) else None

@@ -12,12 +12,14 @@ from django.contrib import messages
 from django.db.models import QuerySet
 from django.db.models.functions import Left
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect, StreamingHttpResponse
-from django.shortcuts import aget_object_or_404, get_object_or_404, render
+from django.shortcuts import render
 from django.views.decorators.http import require_POST, require_safe
 
 from agents import export, jobs, live, machine, search, sessions, transcript
 from agents.forms import RunForm
 from agents.models import Agent, Event, Run
+from agents.models.rights import RUN
+from agents.views.access import aseen, needs, seen
 from agents.views.paging import page_of
 
 # How many events a page shows; earlier ones are a link away.
@@ -34,10 +36,10 @@ def listed(runs: QuerySet[Run]) -> QuerySet[Any]:
 @require_safe
 def runs(request: HttpRequest) -> HttpResponse:
     """All runs, newest first; the URL may name an agent and a state."""
-    names = list(Agent.objects.values_list("name", flat=True))
+    names = list(Agent.objects.visible_to(request.user).values_list("name", flat=True))
     agent = known(request.GET.get("agent"), names)
     state = known(request.GET.get("state"), Run.State.values)
-    rows = listed(Run.objects.all())
+    rows = listed(Run.objects.visible_to(request.user))
     if agent:
         rows = rows.filter(agent__name=agent)
     if state:
@@ -55,7 +57,7 @@ def known(value: str | None, choices: list[str]) -> str:
 def run(request: HttpRequest, public_id: UUID) -> HttpResponse:
     """One run: the same page while it runs and afterwards."""
     rows = Run.objects.select_related("agent__docker", "session", "container", "requested_by")
-    found = get_object_or_404(rows, public_id=public_id)
+    found = seen(request, rows, public_id=public_id)
     place = place_of(request)
     events = window(found, place)
     first, last = (events[0].seq, events[-1].seq) if events else (0, 0)
@@ -120,18 +122,20 @@ def window(found: Run, place: Place) -> list[Event]:
 
 
 @require_POST
+@needs(RUN)
 def run_cancel(request: HttpRequest, public_id: UUID) -> HttpResponse:
     """Ask for the end of a run."""
-    found = get_object_or_404(Run, public_id=public_id)
-    if not jobs.cancel(found, request.user.get_username()):
+    found = seen(request, Run.objects.select_related("agent"), public_id=public_id)
+    if not jobs.cancel(found, request.user):
         messages.info(request, "The run had ended already.")
     return HttpResponseRedirect(found.get_absolute_url(), status=303)
 
 
 @require_POST
+@needs(RUN)
 def run_again(request: HttpRequest, public_id: UUID) -> HttpResponse:
     """Ask for the same once more, in a new session."""
-    found = get_object_or_404(Run.objects.select_related("agent__docker"), public_id=public_id)
+    found = seen(request, Run.objects.select_related("agent__docker"), public_id=public_id)
     form = RunForm(found.agent, {"prompt": found.prompt, "mode": RunForm.NEW})
     if form.is_valid():
         found = jobs.submit(found.agent, by=request.user, **form.submission)
@@ -141,10 +145,9 @@ def run_again(request: HttpRequest, public_id: UUID) -> HttpResponse:
 
 
 @require_safe
-async def run_markdown(_: HttpRequest, public_id: UUID) -> StreamingHttpResponse:
+async def run_markdown(request: HttpRequest, public_id: UUID) -> StreamingHttpResponse:
     """The whole run as Markdown, to keep or to send."""
-    rows = Run.objects.select_related("agent")
-    found = await aget_object_or_404(rows, public_id=public_id)
+    found = await aseen(request, Run.objects.select_related("agent"), public_id=public_id)
     headers = {
         "Content-Disposition": f'attachment; filename="run-{found.short_id}.md"',
         "X-Content-Type-Options": "nosniff",
@@ -160,17 +163,17 @@ async def written(found: Run) -> AsyncIterator[str]:
 
 
 @require_safe
-async def run_output(_: HttpRequest, public_id: UUID) -> StreamingHttpResponse:
+async def run_output(request: HttpRequest, public_id: UUID) -> StreamingHttpResponse:
     """Standard output of a run as a file, byte for byte."""
-    found = await aget_object_or_404(Run, public_id=public_id)
+    found = await aseen(request, Run.objects.all(), public_id=public_id)
     path = machine.state().output(str(public_id))
     return download(path, found.output_bytes, f"run-{found.short_id}-output.jsonl")
 
 
 @require_safe
-async def run_errors(_: HttpRequest, public_id: UUID) -> StreamingHttpResponse:
+async def run_errors(request: HttpRequest, public_id: UUID) -> StreamingHttpResponse:
     """Standard error of a run as a file, byte for byte."""
-    found = await aget_object_or_404(Run, public_id=public_id)
+    found = await aseen(request, Run.objects.all(), public_id=public_id)
     path = machine.state().errors(str(public_id))
     return download(path, found.stderr_bytes, f"run-{found.short_id}-stderr.log")
 
