@@ -47,8 +47,8 @@ def submit(
 ) -> Run:
     """Create a run, with the agent's configuration frozen, and ring for it once it is committed.
 
-    `by` is the user who asked, None for a command. Validation is the caller's form; whether the
-    session can really be continued is judged again when the run starts.
+    `by` is the user who asked, or the name of whoever did in a terminal. Validation is the caller's
+    form; whether the session can really be continued is judged again when the run starts.
     """
     with transaction.atomic():
         run = Run.objects.create(
@@ -56,7 +56,7 @@ def submit(
             config=agent.freeze(),
             prompt=prompt,
             trigger=Run.Trigger.FORK if forks else trigger,
-            requested_by=by,
+            requested_by=None if isinstance(by, str) else by,
             continues=continues,
             forks=forks,
         )

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ import docker
 import pytest
 from django.apps import apps
 from django.conf import settings
+from django.contrib.auth.hashers import make_password
 from django.contrib.auth.models import Group, User
 from django.db import connection
 from pytest_django.plugin import DjangoDbBlocker
@@ -113,11 +115,17 @@ def person(db: None) -> Callable[..., User]:
     roles.make_roles(apps, SimpleNamespace(connection=connection))
 
     def make(name: str, *groups: str, staff: bool = False) -> User:
-        user = User.objects.create_user(name, password="a-password-for-tests", is_staff=staff)
+        user = User.objects.create(username=name, password=hashed("a-password-for-tests"), is_staff=staff)
         user.groups.set([Group.objects.get_or_create(name=group)[0] for group in groups])
         return user
 
     return make
+
+
+@lru_cache
+def hashed(password: str) -> str:
+    """Once: hashing is meant to be slow."""
+    return make_password(password)
 
 
 def execute(run: Run) -> Run:
@@ -179,14 +187,15 @@ def workers(transactional_db: None) -> Iterator[Callable[..., subprocess.Popen[b
     pools: list[subprocess.Popen[bytes]] = []
 
     def pool(count: int = 1, **environment: str) -> subprocess.Popen[bytes]:
-        before = len(jobs.workers())
+        # Of those there may be one that was killed, and is listed a little longer.
+        before = set(jobs.workers())
         pools.append(
             start(
                 "manage.py", "rqworker-pool", "default", "--num-workers", str(count),
                 "--serializer", "rq.serializers.JSONSerializer", **environment,
             )
         )  # fmt: skip
-        until(lambda: len(jobs.workers()) >= before + count, "The workers did not start")
+        until(lambda: len({*jobs.workers()} - before) >= count, "The workers did not start")
         return pools[-1]
 
     yield pool

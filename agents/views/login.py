@@ -6,7 +6,7 @@ from django.contrib.auth import get_user_model
 from django.contrib.auth.decorators import login_not_required
 from django.contrib.auth.views import LoginView, redirect_to_login
 from django.core.exceptions import PermissionDenied
-from django.http import HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse
 
 from agents.models import Audit
 from agents.views.access import address
@@ -38,3 +38,8 @@ def admin_login(request: HttpRequest) -> HttpResponse:
         Audit.refused(request.user, "administration", detail="no staff status", address=address(request))
         raise PermissionDenied("The administration is for people with staff status. Ask an administrator.")
     return redirect_to_login(request.GET.get("next", "/admin/"))
+
+
+def missing(_: HttpRequest, **__: object) -> HttpResponse:
+    """An address that is not there."""
+    raise Http404

@@ -10,8 +10,8 @@ from django.db import transaction
 from agents import doctor
 from agents.asjson import agent_json
 from agents.forms import AgentForm, DockerSettingsForm, RowForm
-from agents.management.terminal import as_text, one_line, refused
-from agents.models import Agent, DockerSettings, rules
+from agents.management.terminal import as_text, one_line, operator, refused
+from agents.models import Agent, Audit, DockerSettings, rules
 
 DOCKER = "docker."
 ALLOWED = [*AgentForm.base_fields, *(DOCKER + name for name in DockerSettingsForm.base_fields)]
@@ -38,7 +38,11 @@ class Command(BaseCommand):
     def handle(self, *, name: str, fields: list[str], json: bool, **_: Any) -> None:
         """Print created, changed or unchanged, or the agent."""
         with transaction.atomic():
-            verb, agent, docker = save(name.strip(), parse(fields))
+            given = parse(fields)
+            verb, agent, docker = save(name.strip(), given)
+            if verb != "unchanged":
+                deed = Audit.Deed.ADDED if verb == "created" else Audit.Deed.CHANGED
+                Audit.note(operator(), deed, f"agent {agent.name}", detail=", ".join(given), agent=agent)
         self.stdout.write(as_text(agent_json(agent, docker)) if json else f"{verb} {agent.name}")
         warning = doctor.image_warning(docker.image) if docker.enabled else ""
         if warning:

@@ -10,7 +10,16 @@ from redis.exceptions import RedisError
 from agents import jobs
 from agents.asjson import run_json
 from agents.forms import RunForm
-from agents.management.terminal import INTERRUPTED, USAGE, as_text, changes, find_agent, one_line, refused
+from agents.management.terminal import (
+    INTERRUPTED,
+    USAGE,
+    as_text,
+    changes,
+    find_agent,
+    one_line,
+    operator,
+    refused,
+)
 from agents.models import Run
 
 # A worker that is alive takes a run within milliseconds.
@@ -91,7 +100,7 @@ def submit(name: str, options: dict[str, Any]) -> Run:
     form = RunForm(agent, {"prompt": prompt(options), "mode": mode, "session": session})
     if not form.is_valid():
         raise refused("Nothing was started.", ("", form), code=USAGE)
-    return jobs.submit(agent, trigger=Run.Trigger.COMMAND, by=None, **form.submission)
+    return jobs.submit(agent, trigger=Run.Trigger.COMMAND, by=operator(), **form.submission)
 
 
 def prompt(options: dict[str, Any]) -> str:
