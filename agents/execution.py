@@ -4,17 +4,18 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import BinaryIO
 
-from django.db import transaction
+from django.db import OperationalError, transaction
 from django.utils import timezone
 
 from agents import machine, sessions
 from agents.models import Agent, Container, LeaseLost, Run
 from agents.models.fields import write_seconds
-from agents.runtimes import Exit, Outcome, Parsed, Report, RunError, Runtime, Status, human_size
+from agents.runtimes import Exit, Outcome, Parsed, Report, RunError, Runtime, Status, Usage, human_size
 
 logger = logging.getLogger(__name__)
 
@@ -117,11 +118,11 @@ class Supervision:
 
     def _store(self, reports: Sequence[Report], output: "Output") -> None:
         reports = self._within_limit(reports)
-        if not reports:
-            return
         for report in reports:
             if not isinstance(report, Parsed):
                 self._learn(report)
+        if all(isinstance(report, Usage) for report in reports):
+            return
         output.append(reports)
         self.run.record(self.owner, reports)
         self.notify(self.run)
@@ -141,10 +142,20 @@ class Supervision:
             self.run.container = container
         if isinstance(report, Status) and report.started:
             self.run.started(self.owner)
+            if self.run.container:
+                self.run.container.started()
+        if isinstance(report, Usage):
+            self._measured(report)
         if isinstance(report, Exit):
             self.end = report
             if self.run.container:
                 self.run.container.ended(report)
+
+    def _measured(self, usage: Usage) -> None:
+        """Store what the container uses now; a database that is busy hears of the next sample."""
+        if self.run.container:
+            with suppress(OperationalError):
+                self.run.container.uses(usage)
 
     def _watch(self) -> None:
         """Look after the lease, a wish to stop, and the limits; each as often as it is due."""

@@ -1,5 +1,7 @@
 """One Docker container that herdweb created: a row that outlives it."""
 
+from typing import Any
+
 from django.db import models
 from django.urls import reverse
 from django.utils import timezone
@@ -7,7 +9,10 @@ from django.utils import timezone
 from agents.models.agent import Agent
 from agents.models.rights import Guarded
 from agents.models.session import Session
-from agents.runtimes import ContainerFacts, Exit
+from agents.runtimes import ContainerFacts, Exit, Usage
+
+# What is true of a live container only.
+NOTHING_NOW = {"memory_now": None, "cpu_percent": None, "sampled_at": None}
 
 
 class Container(models.Model):
@@ -63,17 +68,42 @@ class Container(models.Model):
         )
         return container
 
+    def started(self) -> None:
+        """The engine has started it; the engine's own time comes with its end."""
+        if self.started_at is None:
+            self._set(started_at=timezone.now())
+
+    def uses(self, usage: Usage) -> None:
+        """Store what it uses at this moment, and the peak, lest the worker's death loses that."""
+        self._set(
+            memory_now=usage.memory,
+            cpu_percent=usage.cpu_percent,
+            sampled_at=usage.at,
+            memory_peak=max(self.memory_peak or 0, usage.peak),
+        )
+
     def ended(self, end: Exit) -> None:
-        """Store how it ended."""
-        self.exit_code, self.signal, self.oom, self.note = end.code, end.signal, end.oom, end.note
-        self.started_at, self.finished_at = end.started_at, end.finished_at or timezone.now()
-        self.memory_peak = end.memory_peak or None
-        fields = ["exit_code", "signal", "oom", "note", "started_at", "finished_at", "memory_peak"]
-        self.save(update_fields=fields)
+        """Store how it ended; what it used last is no more."""
+        self._set(
+            exit_code=end.code,
+            signal=end.signal,
+            oom=end.oom,
+            note=end.note,
+            started_at=end.started_at or self.started_at,
+            finished_at=end.finished_at or timezone.now(),
+            memory_peak=max(self.memory_peak or 0, end.memory_peak) or None,
+            **NOTHING_NOW,
+        )
 
     def removed(self) -> None:
         """Note that the engine has it no more."""
-        type(self).objects.filter(pk=self.pk, removed_at=None).update(removed_at=timezone.now())
+        type(self).objects.filter(pk=self.pk, removed_at=None).update(removed_at=timezone.now(), **NOTHING_NOW)
+
+    def _set(self, **changes: Any) -> None:
+        """One UPDATE of a container whose end is not known yet; what has ended stays as it was told."""
+        type(self).objects.filter(pk=self.pk, finished_at=None).update(**changes)
+        for name, value in changes.items():
+            setattr(self, name, value)
 
     @property
     def state(self) -> str:

@@ -393,7 +393,7 @@ def events_of(report: Report) -> Iterable[NewEvent]:
             yield NewEvent(message.kind, message.text[:TEXT_LIMIT], payload, report.offset, size)
     elif isinstance(report, Status):
         yield NewEvent("status", report.text[:TEXT_LIMIT], as_json(report.payload))
-    else:
+    elif isinstance(report, Exit):
         yield NewEvent("status", end_text(report), as_json({"exit_code": report.code, "oom": report.oom}))
 
 

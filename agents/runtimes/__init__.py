@@ -20,6 +20,7 @@ from agents.runtimes.types import (
     Result,
     RunError,
     Status,
+    Usage,
 )
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "Runtime",
     "StateDir",
     "Status",
+    "Usage",
     "bare",
     "create",
     "engine_report",

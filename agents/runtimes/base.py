@@ -28,6 +28,7 @@ from agents.runtimes.types import (
     Result,
     RunError,
     Stream,
+    Usage,
 )
 
 # Exit codes by which shells and engines say that the program could not be executed at all.
@@ -111,7 +112,8 @@ class Runtime(ABC):
         """Run the agent; yield batches of what happened, at least five a second, some of them empty.
 
         Lines come as `Parsed`, with the byte offset in the plain stream at which they begin;
-        `since` says how much of each stream is known already. The last report is an `Exit`.
+        `since` says how much of each stream is known already. Of a container there is a `Usage` now
+        and then. The last report is an `Exit`.
         Known secret values are masked, byte for byte, before anything sees the line.
         """
         reader = Reader(self.parse, Mask(request.secrets), since)
@@ -142,6 +144,9 @@ class Reader:
         """A line masked and parsed; what is none passes, after whatever was held back."""
         if isinstance(output, Line):
             return [self._parsed(line) for line in self._whole(output)]
+        if isinstance(output, Usage):
+            # Comes at any moment, also in the middle of a line: what is held back stays so.
+            return [output]
         held = [self._parsed(self.mask.line(line)) for line in self._held.values()]
         self._held.clear()
         return [*held, output]

@@ -123,7 +123,7 @@ class ContainerRunner(Runtime):
             for batch in life.collector.batches():
                 if batch:
                     forget_secrets(command, self.host)
-                yield [*batch]
+                yield [*batch, *life.news()]
             yield [*life.collector.flush(), *missing(life), life.exit(command.argv[0])]
             remove(container)
             forget_secrets(command, self.host)

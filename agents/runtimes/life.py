@@ -3,6 +3,7 @@
 import threading
 import time
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,14 +14,16 @@ from docker.models.containers import Container
 from agents.runtimes.engine import CONFLICT, ENGINE_ERRORS, Host, connected, engine_time
 from agents.runtimes.reading import Reading
 from agents.runtimes.stream import Collector
-from agents.runtimes.types import Exit, Offsets, RunError
+from agents.runtimes.types import Exit, Offsets, RunError, Usage
+from agents.runtimes.usage import usage_of
 
 # How long an engine that does not answer is left alone before it is asked again.
 RETRY_SECONDS = 1.0
 # How often it is seen whether the output still comes.
 LOOK_SECONDS = 0.2
-# The peak of the memory is looked for this often.
-SAMPLE_SECONDS = 2.0
+# Memory and CPU are looked at this often, and for the first time after this long: a run that is
+# over by then costs nothing more.
+SAMPLE_SECONDS, FIRST_SAMPLE_SECONDS = 2.0, 1.0
 # Streams that end with their container do so within this time.
 TOGETHER_SECONDS = 0.1
 # How often the engine's log is asked for the rest before it is given up.
@@ -49,6 +52,7 @@ class Life:
         self.interrupted = False
         self.ended_at = 0.0
         self.memory_peak = 0
+        self._news: Usage | None = None
 
     def start(self) -> None:
         """Begin to read, then start the container if it has not been started yet.
@@ -72,6 +76,11 @@ class Life:
         """Let go of the engine's connections; the container goes on."""
         self.left.set()
         self.reading.close()
+
+    def news(self) -> list[Usage]:
+        """The latest sample, once."""
+        usage, self._news = self._news, None
+        return [usage] if usage else []
 
     def exit(self, program: str) -> Exit:
         """How it ended, from a last inspection."""
@@ -157,12 +166,20 @@ class Life:
         return finished is None or (finished - stopped).total_seconds() > TOGETHER_SECONDS
 
     def _sample(self) -> None:
-        """Look at the memory now and then: when the container has ended, the kernel has forgotten it."""
-        while not self.ended.wait(SAMPLE_SECONDS) and not self.left.is_set():
+        """Look at memory and CPU now and then: when the container has ended, the kernel has forgotten."""
+        before: dict[str, Any] = {}
+        pause = FIRST_SAMPLE_SECONDS
+        while not self.ended.wait(pause) and not self.left.is_set():
+            pause = SAMPLE_SECONDS
             with suppress(*ENGINE_ERRORS, KeyError):
-                memory = self.api.stats(self.engine_id, stream=False, one_shot=True)["memory_stats"]
-                # cgroup v1 tells the peak itself, v2 only what is used now.
-                self.memory_peak = max(self.memory_peak, memory.get("max_usage") or memory.get("usage") or 0)
+                stats = self.api.stats(self.engine_id, stream=False, one_shot=True)
+                self._sampled(usage_of(stats, before))
+                before = stats
+
+    def _sampled(self, usage: Usage | None) -> None:
+        if usage:
+            self.memory_peak = max(self.memory_peak, usage.peak)
+            self._news = replace(usage, peak=self.memory_peak)
 
     def _has_ended(self) -> bool:
         try:

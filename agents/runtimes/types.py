@@ -196,7 +196,21 @@ class Exit:
     note: str = ""
 
 
-Output = Line | Status | Exit
+@dataclass(frozen=True)
+class Usage:
+    """What a live container uses at a moment; it becomes no event.
+
+    Memory in bytes, `peak` the most so far. `cpu_percent` is 100 for one whole core, and None as
+    long as there is no earlier moment to compare with.
+    """
+
+    memory: int
+    cpu_percent: float | None
+    at: datetime
+    peak: int
+
+
+Output = Line | Status | Exit | Usage
 
 
 @dataclass(frozen=True)
@@ -229,7 +243,7 @@ class Parsed(NamedTuple):
     messages: tuple[Message, ...]
 
 
-Report = Parsed | Status | Exit
+Report = Parsed | Status | Exit | Usage
 
 
 @dataclass(frozen=True)
