@@ -142,6 +142,18 @@ class PromptField(forms.CharField):
         self.validators = [rules.prompt]
 
 
+class TitleForm(RowForm):
+    """What a session is called; without a title it goes by its id."""
+
+    class Meta:
+        model = Session
+        fields = ["title"]
+
+    def clean_title(self) -> str:
+        """In one line."""
+        return " ".join(self.cleaned_data["title"].split())
+
+
 class RunForm(forms.Form):
     """One run: a prompt, and the session to continue or fork instead of a new one."""
 

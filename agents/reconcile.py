@@ -10,6 +10,7 @@ from django.utils import timezone
 
 from agents import machine
 from agents.models import Agent, Container, Run
+from agents.models.container import NOTHING_NOW
 from agents.runtimes import leftovers
 
 # A row is written before its container, but the two are not one transaction.
@@ -50,7 +51,9 @@ def sweep() -> int:
     for container in leftovers(machine.host()):
         if not needed(container.run, container.age):
             container.remove()
-            Container.objects.filter(name=container.name, removed_at=None).update(removed_at=timezone.now())
+            Container.objects.filter(name=container.name, removed_at=None).update(
+                removed_at=timezone.now(), **NOTHING_NOW
+            )
             removed += 1
     return removed
 

@@ -22,7 +22,10 @@ urlpatterns = [
     path("runs/<uuid:public_id>/events/<int:seq>/image/<int:place>/", images.run_image, name="run_image"),
     path("sessions/", sessions.sessions, name="sessions"),
     path("sessions/<uuid:public_id>/", sessions.session, name="session"),
+    path("sessions/<uuid:public_id>/rename/", sessions.session_rename, name="session_rename"),
     path("containers/", containers.containers, name="containers"),
     path("containers/<int:number>/", containers.container, name="container"),
+    path("containers/<int:number>/now/", containers.container_now, name="container_now"),
+    path("containers/<int:number>/stop/", containers.container_stop, name="container_stop"),
     path("help/", help.help_page, name="help"),
 ]

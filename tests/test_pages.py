@@ -86,7 +86,8 @@ def everywhere(run: Run) -> list[str]:
 
 def pages(run: Run) -> list[str]:
     """Addresses that answer a GET with HTML."""
-    others = ("cancel/", "again/", "markdown/", "output/", "errors/", "events/", "stream/")
+    posts = ("cancel/", "again/", "stop/", "rename/")
+    others = ("markdown/", "output/", "errors/", "events/", "stream/", *posts)
     return [path for path in everywhere(run) if not path.endswith(others) and "/image/" not in path]
 
 

@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from django.utils import timezone
@@ -63,9 +64,12 @@ def test_what_a_live_container_uses_is_stored_and_gone_with_its_end(holder: Agen
 def test_sampling_goes_on_after_an_adoption(holder: Agent, workers: Workers) -> None:
     workers(2)
     run = jobs.submit(holder, "-")
-    before = measured(run)
-    os.kill(horse(run), signal.SIGKILL)
-    until(lambda: current(run).lease_until and container(run).sampled_at > before.sampled_at, "Nobody went on")
+    measured(run)
+    first = horse(run)
+    os.kill(first, signal.SIGKILL)
+    until(lambda: not Path(f"/proc/{first}").exists(), "The horse lives on")
+    last = container(run).sampled_at
+    until(lambda: container(run).sampled_at != last, "Nobody went on")
     jobs.cancel(current(run), "a test")
     ended(run)
 

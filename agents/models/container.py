@@ -1,5 +1,6 @@
 """One Docker container that herdweb created: a row that outlives it."""
 
+from datetime import timedelta
 from typing import Any
 
 from django.db import models
@@ -11,6 +12,8 @@ from agents.models.rights import Guarded
 from agents.models.session import Session
 from agents.runtimes import ContainerFacts, Exit, Usage
 
+# It is measured every few seconds; when it was not for so long, the numbers are of the past.
+STALE = timedelta(seconds=15)
 # What is true of a live container only.
 NOTHING_NOW = {"memory_now": None, "cpu_percent": None, "sampled_at": None}
 
@@ -97,13 +100,55 @@ class Container(models.Model):
 
     def removed(self) -> None:
         """Note that the engine has it no more."""
-        type(self).objects.filter(pk=self.pk, removed_at=None).update(removed_at=timezone.now(), **NOTHING_NOW)
+        type(self).objects.filter(pk=self.pk, removed_at=None).update(
+            removed_at=timezone.now(), **NOTHING_NOW
+        )
 
     def _set(self, **changes: Any) -> None:
         """One UPDATE of a container whose end is not known yet; what has ended stays as it was told."""
         type(self).objects.filter(pk=self.pk, finished_at=None).update(**changes)
         for name, value in changes.items():
             setattr(self, name, value)
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it has not ended as far as anybody knows."""
+        return self.finished_at is None and self.removed_at is None
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether what it uses now is known."""
+        return self.is_live and self.memory_now is not None and self.sampled_at is not None
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether nobody has measured it lately although it is live."""
+        return bool(self.is_measured and self.sampled_at and self.sampled_at < timezone.now() - STALE)
+
+    @property
+    def memory_limit(self) -> int:
+        """In bytes; 0 without a limit."""
+        return int(self.limits.get("memory") or 0)
+
+    @property
+    def memory_share(self) -> float | None:
+        """Of its limit, in percent."""
+        return 100 * (self.memory_now or 0) / self.memory_limit if self.memory_limit else None
+
+    @property
+    def cpus(self) -> float:
+        """Its limit in cores; 0 without one."""
+        return float(self.limits.get("cpus") or 0)
+
+    @property
+    def cpu_share(self) -> float | None:
+        """Of the cores that it may use, in percent; None if either is not known."""
+        return self.cpu_percent / self.cpus if self.cpus and self.cpu_percent is not None else None
+
+    @property
+    def duration(self) -> timedelta | None:
+        """From its start to its end, if it had both."""
+        return self.finished_at - self.started_at if self.finished_at and self.started_at else None
 
     @property
     def state(self) -> str:

@@ -1,5 +1,6 @@
 """Agents, and the form that starts a run."""
 
+from collections.abc import Callable
 from typing import Any
 
 from django.core.exceptions import ValidationError
@@ -15,7 +16,7 @@ from agents.models.rights import RUN
 from agents.views.access import demand, seen
 from agents.views.runs import listed
 
-# How many sessions the form offers, and how many runs are listed below it.
+# How many sessions the form offers, and how many rows a tab below it shows.
 OFFERED, RECENT = 20, 10
 
 
@@ -60,7 +61,8 @@ def agent(request: HttpRequest, name: str) -> HttpResponse:
         if form.is_valid():
             run = jobs.submit(found, by=request.user, **form.submission)
             return HttpResponseRedirect(run.get_absolute_url(), status=303)
-    return render(request, "agents/agent.html", about(found, form), status=422 if form.errors else 200)
+    context = about(found, form) | lately(found, request.GET.get("tab", ""))
+    return render(request, "agents/agent.html", context, status=422 if form.errors else 200)
 
 
 def prompt_of(found: Agent, run: str) -> str:
@@ -79,5 +81,15 @@ def about(found: Agent, form: RunForm) -> dict[str, object]:
         "form": form,
         "continuable": [session for session in offered if not sessions.why_not(session, found)],
         "forkable": [session for session in offered if not sessions.why_not(session, found, fork=True)],
-        "runs": listed(found.runs.all())[:RECENT],
     }
+
+
+def lately(found: Agent, tab: str) -> dict[str, object]:
+    """What one tab shows: the agent's last runs, sessions or containers."""
+    tabs: dict[str, Callable[[], QuerySet[Any]]] = {
+        "runs": lambda: listed(found.runs.all()),
+        "sessions": lambda: found.sessions.all(),
+        "containers": lambda: found.containers.select_related("session"),
+    }
+    tab = tab if tab in tabs else "runs"
+    return {"tab": tab, "tabs": list(tabs), "rows": tabs[tab]()[:RECENT]}

@@ -1,13 +1,38 @@
-"""Containers: what the engine made, and what lived in it."""
+"""Containers: what the engine made, what it uses now, and what lived in it."""
 
-from django.http import HttpRequest, HttpResponse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import pairwise
+from operator import itemgetter
+from typing import Any
+
+from django.contrib import messages
+from django.db.models import Count
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
-from django.views.decorators.http import require_safe
+from django.views.decorators.http import require_POST, require_safe
 
-from agents.models import Container
-from agents.views.access import seen
+from agents import jobs
+from agents.models import Container, Run, Session
+from agents.models.fields import write_seconds
+from agents.models.rights import RUN
+from agents.sessions import why_not
+from agents.views.access import needs, seen
 from agents.views.paging import page_of
 from agents.views.runs import listed
+
+# How many runs and sessions of one container are listed.
+SHOWN = 50
+
+CAUSES = {
+    Run.Cause.CANCEL: "",
+    Run.Cause.TIME: ": time limit",
+    Run.Cause.IDLE: ": idle limit",
+    Run.Cause.RESULT: ": it stayed after its result",
+    Run.Cause.OUTPUT: ": output limit",
+    Run.Cause.WORKER: ": its worker was stopped",
+}
 
 
 @require_safe
@@ -19,12 +44,94 @@ def containers(request: HttpRequest) -> HttpResponse:
 
 @require_safe
 def container(request: HttpRequest, number: int) -> HttpResponse:
-    """One container: its limits as applied, its end, its session and runs."""
-    found = seen(request, Container.objects.select_related("agent", "session"), pk=number)
-    context = {"container": found, "runs": listed(found.runs.all()), "limits": limits_of(found)}
-    return render(request, "agents/container.html", context)
+    """One container: what it uses, its limits as applied, its end, its sessions and runs."""
+    found = seen(request, Container.objects.select_related("agent__docker", "session"), pk=number)
+    context = parts(found)
+    return render(request, "agents/container.html", context | {"records": records(found, context["runs"])})
 
 
-def limits_of(found: Container) -> list[tuple[str, object]]:
-    """The limits that the engine applied, the ones without a value left out."""
-    return [(name, value) for name, value in found.limits.items() if value not in (None, "", [], {})]
+@require_safe
+def container_now(request: HttpRequest, number: int) -> HttpResponse:
+    """The parts of a container's page that change while it lives."""
+    found = seen(request, Container.objects.select_related("agent"), pk=number)
+    return render(request, "agents/_container_now.html", parts(found))
+
+
+def parts(found: Container) -> dict[str, Any]:
+    """What these parts show."""
+    runs = list(listed(found.runs.all())[:SHOWN])
+    return {"container": found, "runs": runs, "timeline": timeline(found, runs)}
+
+
+@require_POST
+@needs(RUN)
+def container_stop(request: HttpRequest, number: int) -> HttpResponse:
+    """Cancel the live run in a container, which ends with it."""
+    found = seen(request, Container.objects.all(), pk=number)
+    messages.info(request, stopped(found, request.user))
+    return HttpResponseRedirect(found.get_absolute_url(), status=303)
+
+
+def stopped(found: Container, by: Any) -> str:
+    """Ask for the end of the run in a container, and say what became of that."""
+    run = found.runs.filter(state__in=Run.LIVE).select_related("agent").first()
+    if run is None:
+        return "No run is live in it: it has ended already, or is about to be removed."
+    grace = write_seconds(run.agent_config.cancel_grace)
+    if jobs.cancel(run, by):
+        return f"Run {run.short_id} is asked to end. What is still there after {grace} is killed."
+    run.refresh_from_db(fields=["state", "stop_by"])
+    if run.is_live:
+        return f"Run {run.short_id} was already asked to end by {run.stop_by}."
+    return f"Run {run.short_id} had ended already."
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Something that happened to a container, and how long after what is above it."""
+
+    at: datetime
+    text: str
+    after: timedelta | None
+
+
+def timeline(found: Container, runs: Sequence[Run]) -> list[Moment]:
+    """What happened to a container, in its order."""
+    dated = [(found.created, "Created"), (found.started_at, "Started")]
+    for run in runs:
+        who = f" by {run.requested_by}" if run.requested_by else ""
+        dated += [
+            (run.created, f"Run {run.short_id} asked for{who}"),
+            (run.stop_requested_at, f"Run {run.short_id} asked to end by {run.stop_by}{why_stopped(run)}"),
+            (run.finished_at, f"Run {run.short_id} {run.state.replace('_', ' ')}"),
+        ]
+    dated += [(found.finished_at, "Ended"), (found.removed_at, "Removed; this record stays")]
+    known = sorted(((at, text) for at, text in dated if at), key=itemgetter(0))
+    first = Moment(*known[0], None)
+    return [first, *(Moment(*this, this[0] - before[0]) for before, this in pairwise(known))]
+
+
+def why_stopped(run: Run) -> str:
+    """Which limit it was, if it was one."""
+    return CAUSES[Run.Cause(run.stop_cause)] if run.stop_cause else ""
+
+
+@dataclass(frozen=True)
+class Record:
+    """A session that lived in a container, with its runs there."""
+
+    session: Any
+    runs: Sequence[Run]
+    why_not: str
+
+
+def records(found: Container, runs: Sequence[Run]) -> list[Record]:
+    """The sessions that lived in a container, those used last first."""
+    lived = {number for number in (found.session_id, *(run.session_id for run in runs)) if number}
+    rows = Session.objects.filter(pk__in=lived).annotate(
+        run_count=Count("runs", distinct=True), container_count=Count("containers", distinct=True)
+    )
+    return [
+        Record(session, [run for run in runs if run.session_id == session.pk], why_not(session, found.agent))
+        for session in rows
+    ]

@@ -1,18 +1,25 @@
 """Sessions: conversations, and whether they can go on."""
 
+from typing import Any
 from uuid import UUID
 
-from django.http import HttpRequest, HttpResponse
+from django.contrib import messages
+from django.db.models import Count, DurationField, ExpressionWrapper, F, Max, Q, Sum
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
-from django.views.decorators.http import require_safe
+from django.views.decorators.http import require_POST, require_safe
 
-from agents.models import Session
+from agents.forms import TitleForm
+from agents.models import Audit, Run, Session
+from agents.models.rights import RUN
 from agents.sessions import why_not
-from agents.views.access import seen
+from agents.views.access import address, needs, seen
 from agents.views.paging import page_of
 from agents.views.runs import listed
 
 SHOWN = 50
+# A fork of a fork of a fork: so far back is shown.
+GENERATIONS = 10
 
 
 @require_safe
@@ -33,6 +40,55 @@ def session(request: HttpRequest, public_id: UUID) -> HttpResponse:
         "why_not_fork": why_not(found, found.agent, fork=True),
         "runs": listed(found.runs.all())[:SHOWN],
         "containers": found.containers.all()[:SHOWN],
+        "ancestors": ancestors(found),
         "forks": found.forks.all()[:SHOWN],
+        "totals": totals(found),
+        "title_length": Session._meta.get_field("title").max_length,
     }
     return render(request, "agents/session.html", context)
+
+
+def ancestors(found: Session) -> list[Session]:
+    """What it was forked from, and what that was forked from, the oldest first."""
+    line: list[Session] = []
+    parent = found.forked_from
+    while parent and len(line) < GENERATIONS:
+        line.insert(0, parent)
+        parent = parent.forked_from
+    return line
+
+
+def totals(found: Session) -> dict[str, Any]:
+    """Its runs and containers counted, and the time that its runs took."""
+    taken = ExpressionWrapper(F("finished_at") - F("started_at"), output_field=DurationField())
+    return {
+        **found.runs.aggregate(
+            runs=Count("pk"),
+            live=Count("pk", filter=Q(state__in=Run.LIVE)),
+            succeeded=Count("pk", filter=Q(state=Run.State.SUCCEEDED)),
+            time=Sum(taken),
+        ),
+        **found.containers.aggregate(containers=Count("pk"), peak=Max("memory_peak")),
+    }
+
+
+@require_POST
+@needs(RUN)
+def session_rename(request: HttpRequest, public_id: UUID) -> HttpResponse:
+    """Give a session another title."""
+    found = seen(request, Session.objects.select_related("agent"), public_id=public_id)
+    before = str(found)
+    form = TitleForm(request.POST, instance=found)
+    if form.is_valid():
+        rename(form.save(), before, request)
+    for reasons in form.errors.values():
+        messages.error(request, " ".join(str(reason) for reason in reasons))
+    return HttpResponseRedirect(found.get_absolute_url(), status=303)
+
+
+def rename(found: Session, before: str, request: HttpRequest) -> None:
+    """Note who renamed it, from what to what."""
+    facts = {"path": found.get_absolute_url(), "agent": found.agent, "address": address(request)}
+    said = f"Renamed from: {before}"
+    Audit.note(request.user, Audit.Deed.CHANGED, f"session {found}", detail=said, **facts)
+    messages.info(request, "It has a new title.")

@@ -9,7 +9,7 @@ import pytest
 
 from agents.runtimes import Parsed, Usage
 from agents.runtimes.base import Mask, Reader
-from agents.runtimes.types import FROM_THE_START, Line, Message
+from agents.runtimes.types import FROM_THE_START, Line, Message, Output
 from agents.runtimes.usage import usage_of
 from tests.runtimes.test_contract import Case, prepared
 
@@ -55,7 +55,8 @@ def test_a_container_that_has_ended_uses_nothing() -> None:
 
 def test_a_sample_in_the_middle_of_a_line_does_not_cut_a_secret_in_two() -> None:
     reader = Reader(lambda line: [Message("text", line)], Mask({"KEY": "sentinel-4711"}), FROM_THE_START)
-    outputs = [Line("stdout", b"a senti"), Usage(1, None, NOW, 1), Line("stdout", b"nel-4711\n")]
+    begin, rest = Line("stdout", b"a senti"), Line("stdout", b"nel-4711\n")
+    outputs: list[Output] = [begin, Usage(1, None, NOW, 1), rest]
     reports = [report for output in outputs for report in reader.read(output)]
     assert Usage(1, None, NOW, 1) in reports
     raw = b"".join(report.line.raw for report in reports if isinstance(report, Parsed))
@@ -68,7 +69,7 @@ def samples(tiny_image: str) -> Callable[[str, int], list[Usage]]:
 
     def sample(script: str, count: int) -> list[Usage]:
         runtime, request = prepared(Case("command", tiny_image, ("sh", "-c", script)), True, {})
-        found = []
+        found: list[Usage] = []
         for report in itertools.chain.from_iterable(runtime.execute(request)):
             if isinstance(report, Usage) and len(found) < count:
                 found.append(report)
