@@ -135,9 +135,13 @@ def ulimits(value: Any, _: Mapping[str, Any]) -> tuple[str, str]:
 def in_memory(value: Any, _: Mapping[str, Any]) -> tuple[str, str]:
     """File systems that are part of the memory, with the size of each."""
     sizes = {path: SIZE.search(options) for path, options in value.items()}
-    return "Files in memory", ", ".join(
-        f"{path} ({size[1]})" if size else path for path, size in sizes.items()
-    )
+    told = [f"{path} ({in_units(size[1])})" if size else path for path, size in sizes.items()]
+    return "Files in memory", ", ".join(told)
+
+
+def in_units(size: str) -> str:
+    """Bytes as people write them; a size with a unit as it is."""
+    return human_size(int(size)) if size.isdigit() else size
 
 
 SAID: dict[str, Said] = {

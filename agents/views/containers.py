@@ -46,21 +46,27 @@ def containers(request: HttpRequest) -> HttpResponse:
 def container(request: HttpRequest, number: int) -> HttpResponse:
     """One container: what it uses, its limits as applied, its end, its sessions and runs."""
     found = seen(request, Container.objects.select_related("agent__docker", "session"), pk=number)
-    context = parts(found)
-    return render(request, "agents/container.html", context | {"records": records(found, context["runs"])})
+    return render(request, "agents/container.html", parts(found))
 
 
 @require_safe
 def container_now(request: HttpRequest, number: int) -> HttpResponse:
     """The parts of a container's page that change while it lives."""
-    found = seen(request, Container.objects.select_related("agent"), pk=number)
+    found = seen(request, Container.objects.select_related("agent__docker"), pk=number)
     return render(request, "agents/_container_now.html", parts(found))
 
 
 def parts(found: Container) -> dict[str, Any]:
     """What these parts show."""
     runs = list(listed(found.runs.all())[:SHOWN])
-    return {"container": found, "runs": runs, "timeline": timeline(found, runs)}
+    return {
+        "container": found,
+        "runs": runs,
+        "timeline": timeline(found, runs),
+        "records": records(found, runs),
+        # A run ends a moment after its container, for its own reasons are stored last.
+        "over": not found.is_live and not any(run.is_live for run in runs),
+    }
 
 
 @require_POST
