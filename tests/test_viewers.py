@@ -9,13 +9,16 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import httpx
 import pytest
-from django.contrib.auth.models import User
+from asgiref.sync import sync_to_async
+from django.contrib.auth.models import Group, User
+from django.contrib.sessions.models import Session
 from django.db import OperationalError, connection
-from django.test import Client
+from django.test import AsyncClient, Client
 
 from agents import fanout, jobs, live
 from agents.models import Agent, Run
@@ -234,6 +237,52 @@ def test_a_stream_ends_when_its_viewer_may_not_see_the_run_any_more(
     # It was told what there was, and nothing of an end.
     assert (viewer.numbers, viewer.end) == ([1], "")
     assert asked[-1] - asked[0] > 0.5 * (len(asked) - 1) * 0.9
+
+
+def log_out(user: User) -> None:
+    Session.objects.all().delete()
+
+
+def dismiss(user: User) -> None:
+    User.objects.filter(pk=user.pk).update(is_active=False)
+
+
+def change_password(user: User) -> None:
+    user.set_password("another-password-for-tests")
+    user.save()
+
+
+def take_group(user: User) -> None:
+    user.groups.remove(Group.objects.get(name="ours"))
+
+
+@pytest.mark.parametrize("take", [log_out, dismiss, change_password, take_group])
+def test_an_open_stream_ends_with_the_login_and_the_rights_of_its_viewer(
+    make_agent: MakeAgent,
+    person: Callable[..., User],
+    monkeypatch: pytest.MonkeyPatch,
+    take: Callable[[User], None],
+) -> None:
+    monkeypatch.setattr(live, "ASK_EVERY", 0.1)
+    agent = make_agent()
+    agent.groups.add(Group.objects.create(name="ours"))
+    run = jobs.submit(agent, "line-1")
+    user = person("eve", "Viewer", "ours")
+    browser = AsyncClient()
+    browser.force_login(user)
+
+    async def lose() -> int:
+        answer: Any = await browser.get(f"{run.get_absolute_url()}stream/")
+        reading = asyncio.create_task(watch((piece.decode() async for piece in answer), Viewer()))
+        await asyncio.sleep(0.5)
+        assert not reading.done()
+        await sync_to_async(take)(user)
+        assert (await reading).end == ""
+        again: Any = await browser.get(f"{run.get_absolute_url()}stream/")
+        return int(again.status_code)
+
+    status = asyncio.run(asyncio.wait_for(lose(), 15))
+    assert status == (404 if take is take_group else 401)
 
 
 def test_a_browser_that_does_not_read_is_not_waited_for(
