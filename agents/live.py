@@ -34,7 +34,7 @@ ASK_EVERY = 15.0
 PATIENCE = timedelta(seconds=3)
 
 # Columns that no page shows.
-HIDDEN = frozenset({"lease_owner", "lease_until", "rung_at", "last_output_at", "event_count"})
+HIDDEN = frozenset({"lease_owner", "lease_until", "rung_at", "event_count"})
 
 
 def sequence(text: str | None) -> int:
