@@ -325,6 +325,28 @@ def test_a_run_that_has_ended_cannot_be_cancelled(browser: Client, make_agent: M
     assert "cancel/" not in browser.get(run.get_absolute_url()).content.decode()
 
 
+def test_a_run_that_is_being_stopped_is_not_said_to_have_ended(
+    browser: Client, make_agent: MakeAgent
+) -> None:
+    run = jobs.submit(make_agent(), "x")
+    Run.objects.update(state=Run.State.CANCELLING)
+    answer = browser.post(f"{run.get_absolute_url()}cancel/", follow=True)
+    assert b"The run is being stopped already." in answer.content
+
+
+@pytest.mark.parametrize("state", Run.State)
+def test_the_tab_of_a_run_has_an_icon_for_every_state(
+    browser: Client, make_agent: MakeAgent, state: str
+) -> None:
+    run = jobs.submit(make_agent(), "x")
+    Run.objects.update(state=state)
+    icons = re.findall(
+        r'<link rel="icon"\s+href="([^"]+)"', browser.get(run.get_absolute_url()).content.decode()
+    )
+    assert len(icons) == 1
+    assert browser.get(icons[0]).headers["content-type"] == "image/svg+xml"
+
+
 def test_a_link_cannot_cancel(browser: Client, make_agent: MakeAgent) -> None:
     run = jobs.submit(make_agent(), "x")
     assert browser.get(f"{run.get_absolute_url()}cancel/").status_code == 405
