@@ -1,74 +1,40 @@
 """The events of a run on their way to open browsers.
 
-Rows are the truth: a page reads what comes after the last number it has seen. Redis only says that
-there is something to read; without it, pages look twice a second.
+Rows are the truth: a page gets what comes after the last number it has seen. However many pages are
+open, a run is read and rendered once for all of them (`fanout.py`).
 """
 
-import asyncio
 import logging
+import random
 import re
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any
 from uuid import UUID
 
-import redis.asyncio as redis
 from asgiref.sync import sync_to_async
-from django.conf import settings
 from django.db import OperationalError, close_old_connections
 from django.template.loader import render_to_string
 from django.utils import timezone
 from redis.exceptions import RedisError
 
 from agents import jobs, transcript
+from agents.fanout import POOL, SLICE, Look, Reader, message, reading
+from agents.fanout import News as News
+from agents.fanout import Seen as Seen
 from agents.models import Event, Run
 from agents.transcript import LARGEST_SEQ, Item
 
 logger = logging.getLogger(__name__)
 
-# How many events are read and sent at a time.
-SLICE = 200
-# In seconds: the longest wait for a hint, and the longest silence on the line.
-LOOK, SILENCE = 0.5, 15.0
-# Facts change with every batch of output; nobody reads faster than this, in seconds.
-FACTS_EVERY = 1.0
+# The longest silence on the line, in seconds.
+SILENCE = 15.0
+# How often it is asked whether a viewer may still see the run, in seconds.
+ASK_EVERY = 15.0
 # A queued run is normally taken within milliseconds.
 PATIENCE = timedelta(seconds=3)
 
 # Columns that no page shows.
-HIDDEN = frozenset({"lease_owner", "lease_until", "rung_at", "last_output_at", "event_count"})
-
-# A few connections for all viewers: one each would use up a database.
-POOL = ThreadPoolExecutor(max_workers=4, thread_name_prefix="live")
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What a viewer has: the last event, and which facts; `rested` when newer ones may be sent."""
-
-    last: int = 0
-    version: str = ""
-    state: str = ""
-    rested: bool = True
-
-
-@dataclass(frozen=True)
-class News:
-    """What a viewer does not know yet; `facts` is empty when there is nothing new in them."""
-
-    events: tuple[tuple[int, str], ...]
-    facts: str
-    version: str
-    state: str
-    ended: bool
-
-    @property
-    def last(self) -> int:
-        """The number of the last event in it, or 0."""
-        return self.events[-1][0] if self.events else 0
+HIDDEN = frozenset({"lease_owner", "lease_until", "rung_at", "event_count"})
 
 
 def sequence(text: str | None) -> int:
@@ -94,6 +60,7 @@ def news(run_id: UUID, seen: Seen) -> News | None:
         version=version if due else seen.version,
         state=run.state,
         ended=ended,
+        count=run.event_count,
     )
 
 
@@ -146,125 +113,80 @@ def look(run_id: UUID, seen: Seen) -> News | None:
     return news(run_id, seen)
 
 
-def message(name: str, data: str, number: int | None = None) -> str:
-    """One server-sent event; every kind of line end starts a new data line."""
-    head = f"id: {number}\n" if number is not None else ""
-    lines = "".join(f"data: {line}\n" for line in re.split(r"\r\n|\r|\n", data))
-    return f"{head}event: {name}\n{lines}\n"
+def always() -> bool:
+    """For viewers whose rights nobody can take."""
+    return True
 
 
-class Hub:
-    """One subscription for the whole process, whose hints go to every page that waits for them."""
-
-    def __init__(self) -> None:
-        self._bells: dict[str, set[asyncio.Event]] = {}
-        self._reader: asyncio.Task[None] | None = None
-
-    @asynccontextmanager
-    async def listening(self, channel: str) -> AsyncIterator[asyncio.Event]:
-        """An event that is set whenever there may be something new."""
-        bell = asyncio.Event()
-        self._bells.setdefault(channel, set()).add(bell)
-        if self._reader is None or self._reader.done():
-            self._reader = asyncio.create_task(self._read())
-        try:
-            yield bell
-        finally:
-            self._forget(channel, bell)
-
-    def _forget(self, channel: str, bell: asyncio.Event) -> None:
-        self._bells[channel].discard(bell)
-        if not self._bells[channel]:
-            del self._bells[channel]
-        if not self._bells and self._reader:
-            self._reader.cancel()
-            self._reader = None
-
-    async def _read(self) -> None:
-        """Read hints for as long as anybody is interested; without Redis, try again each second."""
-        while True:
-            try:
-                await self._listen()
-            except (RedisError, OSError):
-                await asyncio.sleep(1)
-
-    async def _listen(self) -> None:
-        client = redis.from_url(settings.HERDWEB_REDIS_URL, socket_timeout=None)
-        async with client, client.pubsub() as subscription:
-            await subscription.psubscribe(jobs.channel("*"))
-            async for hint in subscription.listen():
-                self._ring(hint)
-
-    def _ring(self, hint: dict[str, Any]) -> None:
-        channel = hint["channel"]
-        name = channel.decode() if isinstance(channel, bytes) else str(channel)
-        for bell in self._bells.get(name, ()):
-            bell.set()
-
-
-HUB = Hub()
-Look = Callable[[UUID, Seen], News | None]
-
-
-async def stream(run_id: UUID, last: int, look: Look = look) -> AsyncIterator[str]:
+async def stream(
+    run_id: UUID, last: int, look: Look = look, still_allowed: Callable[[], bool] = always
+) -> AsyncIterator[str]:
     """Everything after event number `last` as server-sent events, until the run has ended.
 
     `event` carries one event's HTML with its number as id, `facts` the parts that change with
-    the state, `end` says that nothing more will come.
+    the state, `end` says that nothing more will come. Without an `end` it stops once
+    `still_allowed`, which may ask the database, says no; the page then asks again, and is told why.
     """
-    ask = sync_to_async(look, thread_sensitive=False, executor=POOL)
-    line = Line(last, asyncio.get_running_loop().time)
-    async with HUB.listening(jobs.channel(str(run_id))) as bell:
+    async with reading(run_id, look) as reader:
+        line = Line(last, reader.clock)
         while True:
-            bell.clear()
-            try:
-                found = await ask(run_id, line.seen())
-            except OperationalError as error:
-                # A database that is away comes back, and a thread's broken connection is renewed.
-                logger.warning("Run %s cannot be read for a page: %s", run_id, error)
-                await asyncio.sleep(LOOK)
-                continue
-            for text in line.messages(found):
-                yield text
-            if found is None or found.ended:
-                yield message("end", found.state if found else "gone")
+            reader.check()
+            turn = reader.turn
+            if line.is_time_to_ask() and not await answer(still_allowed):
                 return
-            if len(found.events) < SLICE:
-                await ring_or_time(bell)
+            text = await line.next(reader)
+            if text:
+                yield text
+            if reader.is_over(line.last):
+                yield line.text([], reader.facts) + message("end", reader.state)
+                return
+            if reader.is_all(line.last):
+                await turn.wait()
 
 
-async def ring_or_time(bell: asyncio.Event) -> None:
-    """Wait for a hint, but not for long: it may have been lost."""
+async def answer(still_allowed: Callable[[], bool]) -> bool:
+    """What it says; while the database is away nobody learns anything from it, nor is anybody sent away."""
+
+    def ask() -> bool:
+        close_old_connections()
+        return still_allowed()
+
     try:
-        async with asyncio.timeout(LOOK):
-            await bell.wait()
-    except TimeoutError:
-        pass
+        return await sync_to_async(ask, thread_sensitive=False, executor=POOL)()
+    except OperationalError:
+        return True
 
 
 class Line:
     """What one viewer was told last, and when."""
 
     def __init__(self, last: int, clock: Callable[[], float]) -> None:
+        self.last = last
+        self._facts = ""
         self._clock = clock
-        self._seen = Seen(last)
-        self._told = self._spoke = clock() - FACTS_EVERY
+        self._spoke = clock()
+        # Viewers that came at the same moment do not all ask at the same moment.
+        self._asked = clock() - random.uniform(0, ASK_EVERY / 2)  # noqa: S311
 
-    def seen(self) -> Seen:
-        """What the viewer has by now."""
-        return replace(self._seen, rested=self._clock() - self._told >= FACTS_EVERY)
+    def is_time_to_ask(self) -> bool:
+        """Whether the viewer's rights were asked for long ago; then they are now."""
+        if self._clock() - self._asked < ASK_EVERY:
+            return False
+        self._asked = self._clock()
+        return True
 
-    def messages(self, found: News | None) -> list[str]:
-        """What to send now: new events, facts that changed, or a comment that keeps the line open."""
-        if found is None:
-            return []
-        texts = [message("event", html, number) for number, html in found.events]
-        if found.facts:
-            texts.append(message("facts", found.facts))
-            self._told = self._clock()
-        self._seen = Seen(max(self._seen.last, found.last), found.version, found.state)
-        if not texts and self._clock() - self._spoke >= SILENCE:
-            texts = [": still here\n\n"]
-        if texts:
+    async def next(self, reader: Reader) -> str:
+        """What to send now."""
+        events, self.last = await reader.after(self.last)
+        return self.text(events, reader.facts)
+
+    def text(self, events: list[str], facts: str) -> str:
+        """New events, facts that changed, or a comment that keeps the line open."""
+        news = facts if facts != self._facts else ""
+        self._facts = facts
+        text = "".join([*events, news])
+        if not text and self._clock() - self._spoke >= SILENCE:
+            text = ": still here\n\n"
+        if text:
             self._spoke = self._clock()
-        return texts
+        return text

@@ -13,7 +13,7 @@ from django.contrib.auth.models import User
 from django.db import OperationalError, connection
 from django.test import Client
 
-from agents import jobs, live
+from agents import fanout, jobs, live
 from agents.models import Agent, Run
 from tests.conftest import execute, until
 
@@ -164,7 +164,7 @@ def test_the_events_of_no_run_are_not_found(client: Client, admin: User) -> None
 
 
 def test_every_kind_of_line_end_stays_inside_its_message() -> None:
-    assert live.message("event", "a\rb\r\nc\nd\u2028e", 7) == (
+    assert fanout.message("event", "a\rb\r\nc\nd\u2028e", 7) == (
         "id: 7\nevent: event\ndata: a\ndata: b\ndata: c\ndata: d\u2028e\n\n"
     )
 
@@ -172,12 +172,11 @@ def test_every_kind_of_line_end_stays_inside_its_message() -> None:
 def test_a_quiet_line_is_kept_open_by_a_comment() -> None:
     now = [0.0]
     line = live.Line(0, lambda: now[0])
-    assert line.messages(live.News((), "f", "1", "running", ended=False)) == [live.message("facts", "f")]
-    quiet = live.News((), "", "1", "running", ended=False)
+    assert line.text([], "f") == "f"
     now[0] = 14.0
-    assert line.messages(quiet) == []
+    assert line.text([], "f") == ""
     now[0] = 15.0
-    assert line.messages(quiet) == [": still here\n\n"]
+    assert line.text([], "f") == ": still here\n\n"
 
 
 def test_facts_are_told_when_they_change_and_not_again(make_agent: MakeAgent) -> None:

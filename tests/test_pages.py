@@ -12,6 +12,7 @@ from uuid import uuid4
 
 import pytest
 from django.contrib.auth.models import User
+from django.contrib.staticfiles import finders
 from django.test import AsyncClient, Client
 from django.urls import URLPattern, reverse
 
@@ -324,6 +325,28 @@ def test_a_run_that_has_ended_cannot_be_cancelled(browser: Client, make_agent: M
     answer = browser.post(f"{run.get_absolute_url()}cancel/", follow=True)
     assert "The run had ended already." in answer.content.decode()
     assert "cancel/" not in browser.get(run.get_absolute_url()).content.decode()
+
+
+def test_a_run_that_is_being_stopped_is_not_said_to_have_ended(
+    browser: Client, make_agent: MakeAgent
+) -> None:
+    run = jobs.submit(make_agent(), "x")
+    Run.objects.update(state=Run.State.CANCELLING)
+    answer = browser.post(f"{run.get_absolute_url()}cancel/", follow=True)
+    assert b"The run is being stopped already." in answer.content
+
+
+@pytest.mark.parametrize("state", Run.State)
+def test_the_tab_of_a_run_has_an_icon_for_every_state(
+    browser: Client, make_agent: MakeAgent, state: str
+) -> None:
+    run = jobs.submit(make_agent(), "x")
+    Run.objects.update(state=state)
+    icons = re.findall(
+        r'<link rel="icon"\s+href="([^"]+)"', browser.get(run.get_absolute_url()).content.decode()
+    )
+    assert len(icons) == 1
+    assert finders.find(icons[0].removeprefix("/static/"))
 
 
 def test_a_link_cannot_cancel(browser: Client, make_agent: MakeAgent) -> None:

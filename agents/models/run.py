@@ -7,7 +7,7 @@ Nothing else writes `state`.
 import json
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -162,6 +162,21 @@ class Run(models.Model):
         if not self.started_at:
             return None
         return (self.finished_at or timezone.now()) - self.started_at
+
+    @property
+    def kill_at(self) -> datetime | None:
+        """When a run that was asked to end is killed; not known of one whose worker has to go."""
+        asked = self.stop_requested_at
+        if self.state != self.State.CANCELLING or asked is None or self.stop_cause == self.Cause.WORKER:
+            return None
+        return asked + timedelta(seconds=self.agent_config.cancel_grace)
+
+    @property
+    def silent_until(self) -> datetime | None:
+        """When a running agent that says nothing more is stopped."""
+        if self.state != self.State.RUNNING or self.last_output_at is None:
+            return None
+        return self.last_output_at + timedelta(seconds=self.agent_config.idle_limit)
 
     @property
     def agent_config(self) -> AgentConfig:

@@ -37,6 +37,24 @@ def colour(state: str) -> str:
     return COLOURS.get(Run.State(state), "secondary")
 
 
+ICONS = {
+    Run.State.QUEUED: "waiting",
+    Run.State.WAITING: "waiting",
+    Run.State.SUCCEEDED: "succeeded",
+    Run.State.FAILED: "failed",
+    Run.State.CANCELLED: "cancelled",
+    Run.State.TIMED_OUT: "failed",
+    Run.State.LOST: "failed",
+}
+
+
+@register.filter
+def icon(run: Run) -> str:
+    """The file of the icon that a browser's tab shows for a run; its shape says it without colours."""
+    name = "doubtful" if run.suspect else ICONS.get(Run.State(run.state), "live")
+    return f"agents/run-{name}.svg"
+
+
 @register.filter
 def alarm(state: str) -> str:
     """The colour of the box in which a state's reason stands."""

@@ -6,6 +6,7 @@ from typing import Any
 from uuid import UUID
 
 from asgiref.sync import sync_to_async
+from django.contrib.auth import get_user
 from django.contrib.auth.decorators import login_not_required
 from django.db import connections
 from django.http import Http404, HttpRequest, HttpResponseBase, JsonResponse, StreamingHttpResponse
@@ -76,7 +77,19 @@ async def run_stream(request: HttpRequest, public_id: UUID) -> HttpResponseBase:
     await sync_to_async(connections.close_all)()
     last = live.sequence(request.headers.get("Last-Event-ID", request.GET.get("after")))
     return StreamingHttpResponse(
-        live.stream(public_id, last),
+        live.stream(public_id, last, still_allowed=still_allowed(request, public_id)),
         content_type="text/event-stream",
         headers={"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"},
     )
+
+
+def still_allowed(request: HttpRequest, public_id: UUID) -> Callable[[], bool]:
+    """Asks the database whether the login still stands, and whether its user may still see the run."""
+    sessions, key = type(request.session), request.session.session_key
+
+    def ask() -> bool:
+        later = HttpRequest()
+        later.session = sessions(key)
+        return Run.objects.visible_to(get_user(later)).filter(public_id=public_id).exists()
+
+    return ask

@@ -127,7 +127,9 @@ def run_cancel(request: HttpRequest, public_id: UUID) -> HttpResponse:
     """Ask for the end of a run."""
     found = seen(request, Run.objects.select_related("agent"), public_id=public_id)
     if not jobs.cancel(found, request.user):
-        messages.info(request, "The run had ended already.")
+        found.refresh_from_db(fields=["state"])
+        already = "is being stopped" if found.is_live else "had ended"
+        messages.info(request, f"The run {already} already.")
     return HttpResponseRedirect(found.get_absolute_url(), status=303)
 
 

@@ -26,6 +26,7 @@
   let fetching = false;
   let lastY = scrollY;
   let ended = list.dataset.terminal === "1";
+  let told = ended;
 
   const atEnd = () => innerHeight + scrollY >= document.documentElement.scrollHeight - NEAR;
   const toEnd = () => scrollTo({ top: document.documentElement.scrollHeight });
@@ -89,13 +90,20 @@
       .forEach((part) => {
         const old = document.querySelector(`[data-part="${part.dataset.part}"]`);
         if (!old || old.outerHTML === part.outerHTML) return;
-        if (part.dataset.state) showState(part.dataset.state, part.dataset.terminal === "1");
         old.replaceWith(part);
+        if (part.dataset.state) showState(part.dataset);
       });
   };
-  const showState = (state, terminal) => {
+  // The tab says it, too; and whoever wants to know hears of it once.
+  const showState = ({ state, icon, terminal }) => {
     document.title = `${state.replace("_", " ")} · ${list.dataset.name}`;
-    if (!terminal) return;
+    document.querySelector("link[rel=icon]").href = icon;
+    if (state === "cancelling" || terminal === "1") {
+      document.querySelectorAll("[data-until-cancelling]").forEach((element) => element.remove());
+    }
+    if (terminal !== "1" || told) return;
+    told = true;
+    document.dispatchEvent(new CustomEvent("run-ended", { detail: { state, icon } }));
     document.querySelectorAll("[data-until-ended]").forEach((element) => element.remove());
     document.querySelectorAll("[data-when-ended]").forEach((element) => (element.hidden = false));
   };

@@ -1,5 +1,6 @@
 // <time data-local>: in the reader's own zone, the exact instant on hover.
-// [data-since]: how long ago that was, counting.
+// [data-since]: how long ago that was, counting. [data-until]: how long until then, after the words of
+// data-before, and when that is over the words of data-over.
 "use strict";
 (() => {
   const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false });
@@ -28,13 +29,23 @@
     const seconds = Math.floor((Date.now() - new Date(element.dataset.since).getTime()) / 1000);
     element.textContent = passed(Math.max(0, seconds));
   };
+  const countDown = (element) => {
+    const { until, before = "", over = "" } = element.dataset;
+    const seconds = Math.ceil((new Date(until).getTime() - Date.now()) / 1000);
+    const text = seconds > 0 ? before + passed(seconds) : over;
+    if (element.textContent !== text) element.textContent = text;
+  };
   const all = (root) => {
     root.querySelectorAll("time[data-local]").forEach(localise);
     root.querySelectorAll("[data-since]").forEach(count);
+    root.querySelectorAll("[data-until]").forEach(countDown);
   };
 
   all(document);
-  setInterval(() => document.querySelectorAll("[data-since]").forEach(count), 1000);
+  setInterval(() => {
+    document.querySelectorAll("[data-since]").forEach(count);
+    document.querySelectorAll("[data-until]").forEach(countDown);
+  }, 1000);
   new MutationObserver((changes) => {
     for (const change of changes) {
       for (const node of change.addedNodes) if (node.nodeType === Node.ELEMENT_NODE) all(node);
