@@ -78,7 +78,7 @@ AGENT_HELP = {
     " it. No shell reads it. The prompt comes on standard input.",
     "model": "An alias like sonnet, or a full name. Empty: Claude Code's own choice.",
     "system_prompt": "Standing orders, the same in each run. The prompt of a run says what to do now.",
-    "system_prompt_mode": "Added is right nearly always: Claude Code's own orders tell it how to use its tools.",
+    "system_prompt_mode": "Added is right nearly always: Claude Code's own orders explain its tools.",
     "default_prompt": "Used when a run is started without a prompt. Empty: each run needs one.",
     "permission_mode": "What it may do unasked. Nobody is there to be asked, so everything else is denied.",
     "allowed_tools": "May be used unasked, whatever the mode. One a line, like Read or Bash(git *).",
@@ -96,7 +96,7 @@ AGENT_HELP = {
 DOCKER_HELP = {
     "enabled": "Each run gets a container of its own, which is removed after it. Off: it runs on this machine"
     " with herdweb's own rights.",
-    "image": "What the container is made of: it must hold the agent's program and /bin/sh, and be on this host.",
+    "image": "What it is made of. Must hold the agent's program and /bin/sh, and be on this host.",
     "network": "none is the only honest “no network”, but Claude Code must reach its API. On bridge the"
     " services of this host can be reached, too.",
     "memory": "It is killed when it needs more; there is no swap on top. Write it like 512m or 2g.",

@@ -65,19 +65,15 @@ def place(config: AgentConfig, paths: Paths) -> list[tuple[str, str]]:
             ("Where", "On this machine, as the user that herdweb runs as: no container, no limits but time"),
             ("Works in", paths.workspace),
         ]
-    network = (
-        "none" if docker.network == "none" else f"{docker.network}: the internet and this host's services"
-    )
+    reach = "" if docker.network == "none" else ": the internet, and services of this host"
+    unchanged = ", which it cannot change" if docker.workspace_mode == "ro" else ""
     memory = f"{human_size(docker.memory)} of memory, {docker.cpus:g} CPUs, {docker.pids_limit} processes"
     return [
         ("Where", f"In a container of {docker.image}, removed after each run"),
-        ("Network", network),
+        ("Network", f"{docker.network}{reach}"),
         ("Limits", memory),
         ("User", docker.user or f"{machine.host().user} (herdweb's choice)"),
-        (
-            "Works in",
-            f"{paths.workspace}{', which it cannot change' if docker.workspace_mode == 'ro' else ''}",
-        ),
+        ("Works in", f"{paths.workspace}{unchanged}"),
         ("Mounts", "; ".join(map(mount_in_words, docker.mounts)) or "none beside workspace and home"),
         ("Environment", ", ".join(docker.env) or "nothing beside herdweb's own"),
     ]

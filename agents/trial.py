@@ -140,7 +140,7 @@ def dry_run(config: AgentConfig) -> Iterator[Finding]:
     except TimeoutError:
         detail = f"It has not ended within {LOOK_LIMIT + SLACK:g} s: the Docker engine hangs."
         yield Finding(DRY_RUN, "fail", detail, RESTART_ENGINE)
-    except RunError as error:
+    except (RunError, OSError) as error:
         yield Finding(program_field(config), "warn", f"{NOT_TRIED}: nothing could be started.", "See below.")
         yield Finding(DRY_RUN, "fail", str(error), "Change what it names, then test again.")
     else:
@@ -153,19 +153,15 @@ def judge_program(config: AgentConfig, seen: Sight) -> Finding:
     name = program_field(config)
     where = f"in {config.docker.image}" if config.docker.enabled else "on this machine"
     if seen.end is None:
-        what = f"{seen.program or 'The program'} did not tell its version within {LOOK_LIMIT:g} s"
+        what = f"{seen.program or 'The program'} did not just tell its version within {LOOK_LIMIT:g} s"
         return Finding(name, "fail", f"{what} and was ended.", f"See what it waits for: {where}.")
     if not seen.program:
         problem = exit_failure(seen.end) if seen.end.code not in (126, 127) else ""
         detail = problem or f"{machine_program(config)} is not there, or cannot be executed, {where}."
         return Finding(name, "fail", detail, program_remedy(config))
     if seen.end.code:
-        return Finding(
-            name,
-            "fail",
-            f"{seen.program}: {exit_failure(seen.end)} {seen.said}".strip(),
-            program_remedy(config),
-        )
+        said = f"{seen.program}: {exit_failure(seen.end)} {seen.said}".strip()
+        return Finding(name, "fail", said, program_remedy(config))
     version = seen.said.partition("\n")[0]
     return Finding(name, "ok", f"{seen.program} {where}{f', {version}' if version else ''}.")
 
@@ -185,17 +181,17 @@ def program_remedy(config: AgentConfig) -> str:
 
 def judge_start(config: AgentConfig, seen: Sight, seconds: float) -> Finding:
     """Whether it started with all its settings, and what it may not use."""
-    what = (
-        "A container with the agent's own settings" if config.docker.enabled else "A process on this machine"
-    )
     denied = [path for path in seen.denied if path != "." or config.docker.workspace_mode == "rw"]
     if denied:
         names = ", ".join("its workspace" if path == "." else path for path in denied)
         user = sessions.owner_of(config)
         return Finding(DRY_RUN, "warn", f"{user} may not use {names}.", f"Let {user} read and write there.")
     status: Status = "ok" if seen.started else "fail"
-    gone = " and is removed" if config.docker.enabled else ""
-    return Finding(DRY_RUN, status, f"{what} started, ended after {seconds:.1f} s{gone}.")
+    if config.docker.enabled:
+        detail = f"A container with the agent's own settings started and was gone after {seconds:.1f} s."
+    else:
+        detail = f"A process on this machine started and ended after {seconds:.1f} s."
+    return Finding(DRY_RUN, status, detail)
 
 
 def look_around(config: AgentConfig) -> Sight:
@@ -215,9 +211,8 @@ def look_around(config: AgentConfig) -> Sight:
 
 def request_of(config: AgentConfig, paths: Paths) -> Request:
     """A run without a row, a prompt or secrets; its id is one that the sweep knows for nobody's."""
-    return Request(
-        run=str(uuid4()), agent=config, prompt="", conversation=Conversation(str(uuid4())), paths=paths
-    )
+    conversation = Conversation(str(uuid4()))
+    return Request(run=str(uuid4()), agent=config, prompt="", conversation=conversation, paths=paths)
 
 
 def tidy() -> None:

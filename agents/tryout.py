@@ -1,6 +1,7 @@
 """What the form of an agent shows beside its fields: the command line, and a test of what is saved."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -9,13 +10,18 @@ from django.core.exceptions import PermissionDenied
 from django.forms import BaseForm
 from django.http import Http404, HttpRequest, JsonResponse
 from django.urls import URLPattern, path, reverse
+from django.views.decorators.http import require_http_methods, require_POST
 
 from agents import trial
 from agents.models import Agent, DockerSettings
+from agents.models.agent import DOCKER_FIELDS, PLAIN_FIELDS
 from agents.preview import preview
 from agents.runtimes import CHOICES, RUNTIMES, AgentConfig
 
-ModelBase = admin.ModelAdmin[Any] if TYPE_CHECKING else admin.ModelAdmin
+if TYPE_CHECKING:
+    ModelBase = admin.ModelAdmin[Any]
+else:
+    ModelBase = admin.ModelAdmin
 
 
 class TryOut(ModelBase):
@@ -28,10 +34,11 @@ class TryOut(ModelBase):
     def get_urls(self) -> list[URLPattern]:
         """Before the admin's own, the last of which takes whatever is left."""
         wrap = self.admin_site.admin_view
+        seen, test = require_POST(self.preview_view), require_http_methods(["GET", "POST"])(self.test_view)
         ours = [
-            path("add/preview/", wrap(self.preview_view), name="agents_agent_add_preview"),
-            path("<int:pk>/preview/", wrap(self.preview_view), name="agents_agent_preview"),
-            path("<int:pk>/test/", wrap(self.test_view), name="agents_agent_test"),
+            path("add/preview/", wrap(seen), name="agents_agent_add_preview"),
+            path("<int:pk>/preview/", wrap(seen), name="agents_agent_preview"),
+            path("<int:pk>/test/", wrap(test), name="agents_agent_test"),
         ]
         return [*ours, *super().get_urls()]
 
@@ -55,9 +62,7 @@ class TryOut(ModelBase):
         if agent is None and not self.has_add_permission(request):
             raise PermissionDenied
         forms = self._bound(request, agent)
-        errors = {
-            form.add_prefix(name): messages for form in forms for name, messages in mistakes(form).items()
-        }
+        errors = {name: messages for form in forms for name, messages in mistakes(form)}
         return JsonResponse({**asdict(preview(configuration(forms))), "errors": errors})
 
     def test_view(self, request: HttpRequest, pk: int) -> JsonResponse:
@@ -98,13 +103,22 @@ RELEVANCE = {
 }
 
 
-def mistakes(form: BaseForm) -> dict[str, list[str]]:
-    """What is wrong, by field."""
-    return {name: [str(message) for message in messages] for name, messages in form.errors.items()}
+def mistakes(form: BaseForm) -> Iterator[tuple[str, list[str]]]:
+    """What is wrong, by the names of fields as they are on the page."""
+    for name, messages in form.errors.items():
+        yield form.add_prefix(name), [str(message) for message in messages]
+
+
+def undo_mistakes(form: BaseForm) -> None:
+    """Put back what is stored; Django has some rules judge a value when the row has it already."""
+    for name in form.errors.keys() & {*PLAIN_FIELDS, *DOCKER_FIELDS} & form.initial.keys():
+        setattr(form.instance, name, form.initial[name])  # type: ignore[attr-defined]
 
 
 def configuration(forms: list[BaseForm]) -> AgentConfig:
     """What would be frozen into a run; a field with a mistake in it as it is stored."""
+    for form in forms:
+        undo_mistakes(form)
     agent: Agent = forms[0].instance  # type: ignore[attr-defined]
     typed = [form.instance for form in forms[1:]]  # type: ignore[attr-defined]
     docker = typed[0] if typed else agent.docker if agent.pk else DockerSettings()

@@ -104,7 +104,9 @@ class ContainerRunner(Runtime):
     def container_line(self, request: Request) -> tuple[str, ...]:
         """Made of the very options that the engine is given."""
         command = self.command(request)
-        return as_docker_run(options(command, self.host), mounts(command, self.host, self.state_dir), command)
+        return as_docker_run(
+            options(command, self.host), mounts(command, self.host, self.state_dir), command.argv
+        )
 
     def encode(self, message: Mapping[str, Any]) -> bytes:
         """As the wrapped runtime says."""

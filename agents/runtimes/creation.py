@@ -106,7 +106,7 @@ def extra_mount(text: str) -> Mount:
 
 
 def as_docker_run(
-    wanted: Mapping[str, Any], binds: Sequence[Mapping[str, Any]], command: Command
+    wanted: Mapping[str, Any], binds: Sequence[Mapping[str, Any]], argv: Sequence[str]
 ) -> tuple[str, ...]:
     """What a container is created with as a command line for people; nothing executes it.
 
@@ -130,7 +130,7 @@ def as_docker_run(
         f"--workdir={wanted['working_dir']}",
     ]
     switches = [f"--{name.replace('_', '-')}" for name in ("init", "read_only") if wanted[name]]
-    return ("docker", "run", *switches, *given, "--entrypoint=", wanted["image"], *command.argv)
+    return ("docker", "run", *switches, *given, "--entrypoint=", wanted["image"], *argv)
 
 
 def human_flag(size: int) -> str:

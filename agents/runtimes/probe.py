@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from agents.runtimes.base import Runtime
-from agents.runtimes.types import Command, Exit, Message, Parsed, Report, Request, Status
+from agents.runtimes.engine import ENGINE_ERRORS
+from agents.runtimes.types import Command, Exit, Message, Parsed, Report, Request, RunError, Status
 
 # After this line comes what the program itself says.
 MARK = "herdweb looks:"
@@ -84,24 +85,28 @@ def targets(request: Request) -> list[str]:
 def look(runtime: Runtime, request: Request, limit: float) -> Sight:
     """Have a probe look, on the host or in a container, for at most `limit` seconds.
 
-    Raises RunError when nothing could be started. The container is removed before this returns.
+    Raises RunError when nothing could be started, or the engine went away. The container is removed
+    before this returns.
     """
     deadline = time.monotonic() + limit
     reports: list[Report] = []
     cut = False
-    for batch in runtime.execute(request):
-        reports.extend([] if cut else batch)
-        if not cut and (time.monotonic() > deadline or len(reports) > MOST):
-            cut = True
-            runtime.stop(0)
+    try:
+        for batch in runtime.execute(request):
+            reports.extend([] if cut else batch)
+            if not cut and (time.monotonic() > deadline or len(reports) > MOST):
+                cut = True
+                runtime.stop(0)
+    except ENGINE_ERRORS as error:
+        raise RunError(f"The Docker engine stopped answering: {error}") from error
     return sight(reports, cut)
 
 
 def sight(reports: Sequence[Report], cut: bool) -> Sight:
     """What the lines mean."""
     lines = [message.text for report in reports if isinstance(report, Parsed) for message in report.messages]
-    ours = [line.removeprefix(MARK).strip().split(" ", 1) for line in lines if line.startswith(MARK)]
-    seen = dict(reversed(pair) for pair in ours if len(pair) == 2)
+    ours = [line.removeprefix(MARK).strip().partition(" ") for line in lines if line.startswith(MARK)]
+    seen = {path: what for what, _, path in ours}
     ends = [report for report in reports if isinstance(report, Exit)]
     return Sight(
         end=None if cut or not ends else ends[-1],

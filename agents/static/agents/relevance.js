@@ -23,7 +23,7 @@
     };
     const words = ({ docker }, count) => {
       const settings = `${count} ${count === 1 ? "setting" : "settings"}`;
-      return docker ? `${settings} of a container, which this agent has not` : `${settings} that the ${labels[runtime()]} runtime does not read`;
+      return docker ? `${settings} that matter only in a container` : `${settings} that the ${labels[runtime()]} runtime does not read`;
     };
     const draw = (each) => {
       const idle = each.rows.filter((row) => beside(each, row));
