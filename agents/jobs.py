@@ -222,8 +222,9 @@ def trial(agent: Agent) -> tuple[str, Any]:
     job = queue().fetch_job(trial_id(agent))
     status = str(job.get_status(refresh=False).value) if job else ""
     if status not in ("finished", "failed") and job and age(job.enqueued_at) > 2 * TRIAL_LIMIT:
-        # Its worker was killed with it.
         return "", None
+    if status == "started" and job and job.worker_name not in workers():
+        return "failed", None
     return status, job.return_value() if status == "finished" else None
 
 

@@ -32,6 +32,7 @@ DRY_RUN = "dry run"
 T = TypeVar("T")
 RESTART_ENGINE = "Look at the engine's log (journalctl -u docker) and restart it."
 NOT_TRIED = "Not tried"
+NOBODY = f"No worker took the test within {jobs.TRIAL_LIMIT} s, or the agent was changed meanwhile."
 
 
 @dataclass(frozen=True)
@@ -269,10 +270,10 @@ def progress(agent: Agent) -> Progress:
     if state == "queued" and not alive:
         return Progress("waiting", "No worker is alive, so nobody tests it.", doctor.START_WORKERS)
     if state == "queued":
-        return Progress("waiting", f"Waiting for one of {alive} workers to be free.")
+        return Progress("waiting", f"Waiting for a worker to be free; {alive} alive.")
     if state == "failed":
         return Progress("failed", "The test broke off.", "Look at the workers' log, then test again.")
-    return Progress("failed", "No result came, or the agent was changed meanwhile.", "Test again.")
+    return Progress("failed", NOBODY, "Test again.")
 
 
 def away(error: RedisError) -> Progress:

@@ -14,7 +14,7 @@ from typing import Any
 import docker
 import pytest
 from django.conf import settings as django_settings
-from django.contrib.auth.models import User
+from django.contrib.auth.models import Group, User
 from django.core.management import call_command
 from django.test import Client
 from pytest_django import Settings
@@ -338,9 +338,7 @@ def test_a_real_worker_tests_the_saved_agent(
         runtime="claude_cli", docker_enabled=True, docker_image=make_claude(engine, tiny_image)
     )
     assert ask(browser, agent, "post")["state"] == "waiting"
-    done = until(
-        lambda: (lambda p: p if p["state"] != "waiting" else None)(ask(browser, agent)), "No result", 30
-    )
+    done = until(lambda: ended(ask(browser, agent)), "No result", 30)
     assert done["state"] == "done"
     findings = {each["name"]: each for each in done["findings"]}
     assert {each["status"] for each in findings.values()} == {"ok"}, findings
@@ -350,16 +348,43 @@ def test_a_real_worker_tests_the_saved_agent(
     assert left_behind(engine) == []
 
 
+def ended(progress: dict[str, Any]) -> dict[str, Any] | None:
+    return progress if progress["state"] != "waiting" else None
+
+
 def everything_in_redis() -> str:
     redis = jobs.queue().connection
     dumps = [redis.dump(key) for key in redis.scan_iter("rq:*")]
     return b"".join(filter(None, dumps)).decode("latin-1")
 
 
-def test_without_a_worker_it_is_said_at_once(browser: Client, make_agent: MakeAgent) -> None:
-    said = ask(browser, make_agent(), "post")
+def test_without_a_worker_it_is_said_at_once(
+    browser: Client, make_agent: MakeAgent, silent_engine: None
+) -> None:
+    said = ask(browser, make_agent(docker_enabled=True), "post")
     assert said["message"] == "No worker is alive, so nobody tests it."
     assert said["remedy"] == "Start them: make run."
+
+
+def test_a_test_waits_for_a_busy_worker_and_says_so(
+    browser: Client, make_agent: MakeAgent, workers: Callable[..., object]
+) -> None:
+    workers(1)
+    busy = jobs.submit(make_agent("busy", runtime="command", command=["sleep", "60"]), "x")
+    until(lambda: Run.objects.get().state == "running", "It did not start")
+    agent = make_agent()
+    assert ask(browser, agent, "post")["message"] == "Waiting for a worker to be free; 1 alive."
+    jobs.cancel(busy, "a test")
+    assert until(lambda: ended(ask(browser, agent)), "No result")["state"] == "done"
+
+
+def test_a_test_whose_worker_was_killed_breaks_off(browser: Client, make_agent: MakeAgent) -> None:
+    agent = make_agent()
+    ask(browser, agent, "post")
+    (job,) = jobs.queue().jobs
+    job.set_status("started")
+    assert ask(browser, agent)["message"] == "The test broke off."
+    assert ask(browser, agent, "post")["state"] == "waiting"
 
 
 def test_the_queue_carries_the_agent_s_id_and_keeps_one_test_of_it(
@@ -410,7 +435,7 @@ def test_a_test_that_breaks_off_is_said(
     # What a mistake of ours would leave: a job that cannot be executed.
     jobs.queue().enqueue("agents.trial.nothing", str(agent.pk), job_id=jobs.trial_id(agent), failure_ttl=60)
     workers(1)
-    said = until(lambda: (lambda p: p if p["state"] != "waiting" else None)(ask(browser, agent)), "No end")
+    said = until(lambda: ended(ask(browser, agent)), "No end")
     assert (said["state"], said["message"]) == ("failed", "The test broke off.")
 
 
@@ -446,7 +471,9 @@ def test_the_command_line_follows_what_is_typed_and_nothing_is_saved(
     assert Agent.objects.get().freeze() == before
 
 
-def test_a_container_is_told_in_words_and_as_a_line(browser: Client, make_agent: MakeAgent) -> None:
+def test_a_container_is_told_in_words_and_as_a_line_without_asking_the_engine(
+    browser: Client, make_agent: MakeAgent, silent_engine: None
+) -> None:
     typed = {"enabled": "on", "memory": "512m", "network": "none", "env": f"TOKEN={SECRET}"}
     seen = see(browser, make_agent(), **{f"docker-0-{name}": text for name, text in typed.items()})
     facts = dict(seen["facts"])
@@ -551,6 +578,17 @@ def test_who_may_not_change_an_agent_may_not_try_it(operator: Client, make_agent
         assert getattr(operator, method)(f"/admin/agents/agent/{agent.pk}/test/").status_code == 403
     assert jobs.queue().get_job_ids() == []
     assert "data-tryout" not in operator.get(f"/admin/agents/agent/{agent.pk}/change/").content.decode()
+
+
+def test_an_agent_that_an_operator_does_not_see_is_like_none(
+    operator: Client,  # noqa: F811
+    make_agent: MakeAgent,
+) -> None:
+    agent = make_agent(docker_enabled=True)
+    agent.groups.add(Group.objects.create(name="others"))
+    for path in (f"{agent.pk}/test/", f"{agent.pk}/preview/", "4711/test/", "4711/preview/"):
+        assert operator.post(f"/admin/agents/agent/{path}").status_code == 404
+    assert jobs.queue().get_job_ids() == []
 
 
 def test_strangers_and_missing_agents_are_refused(

@@ -21,11 +21,14 @@
       part(name).textContent = text;
       part(name).hidden = !text;
     };
-    const typed = () => {
-      const values = new FormData(form);
-      values.delete("csrfmiddlewaretoken");
-      return new URLSearchParams(values).toString();
+    // Against what the site has sent; a form that came back with its mistakes was not saved either.
+    const differs = (field) => {
+      if (!field.name || field.multiple) return false;
+      if (field.type === "checkbox") return field.checked !== field.defaultChecked;
+      if (field.options) return [...field.options].some((option) => option.selected !== option.defaultSelected);
+      return "defaultValue" in field && field.value !== field.defaultValue;
     };
+    const unsaved = () => Boolean(form.querySelector(".errornote")) || [...form.elements].some(differs);
     const ask = async (address, options) => {
       const answer = await fetch(address, { headers: { Accept: "application/json" }, ...options });
       if (answer.redirected || answer.status === 403) throw new Error("You are logged out, or may not change this agent any more.");
@@ -46,19 +49,15 @@
 
     const touched = new Set();
     const complain = (errors) => {
-      form.querySelectorAll("[data-live-error]").forEach((old) => {
-        old.closest(".form-row").classList.remove("errors");
-        old.remove();
-      });
-      for (const [name, messages] of Object.entries(errors)) {
+      for (const name of touched) {
         const place = row(name);
-        if (!touched.has(name) || !place) continue;
-        place.querySelectorAll(".errorlist:not([data-live-error])").forEach((old) => old.remove());
+        if (!place) continue;
+        place.querySelectorAll(".errorlist").forEach((old) => old.remove());
+        place.classList.toggle("errors", name in errors);
+        if (!(name in errors)) continue;
         const list = element("ul", "errorlist");
-        list.dataset.liveError = "";
-        messages.forEach((message) => list.append(element("li", "", message)));
+        errors[name].forEach((message) => list.append(element("li", "", message)));
         place.prepend(list);
-        place.classList.add("errors");
       }
     };
 
@@ -97,9 +96,6 @@
     refresh();
 
     if (!panel.dataset.test) return;
-    // Taken after the browser has put back what was typed before a reload.
-    let saved = "";
-    addEventListener("pageshow", () => { saved ||= typed(); });
     const button = part("test");
     const say = (text, kind) => {
       part("results").hidden = false;
@@ -151,8 +147,7 @@
     button.addEventListener("click", async () => {
       button.disabled = true;
       clear();
-      const unsaved = saved && typed() !== saved;
-      show("note", unsaved ? "There are unsaved changes: the test is of what is saved." : "");
+      show("note", unsaved() ? "There are unsaved changes: the test is of what is saved." : "");
       say("Asking a worker.");
       try {
         await follow(await post(panel.dataset.test, new FormData()));
