@@ -30,6 +30,7 @@ BUILD_IMAGE = "Build it: manage.py build_agent_image (or make image)."
 START_ENGINE = (
     "Start Docker (for example: systemctl start docker), or set DOCKER_HOST to an engine that runs."
 )
+NOT_THE_WORKERS = "What counts is the environment of the workers, which may differ."
 UNKNOWN = "Not known, because the engine does not answer."
 START_REDIS = "Start it (make run does), or set HERDWEB_REDIS_URL."
 START_WORKERS = "Start them: make run."
@@ -240,12 +241,12 @@ def database_time() -> datetime:
     return datetime.fromisoformat(now).replace(tzinfo=UTC) if isinstance(now, str) else now
 
 
-def examine_credentials() -> Finding:
+def examine_credentials(whose: str = "this process", note: str = NOT_THE_WORKERS) -> Finding:
     """Names, never values."""
     names = settings.HERDWEB_PASS_ENV
     there = ", ".join(machine.own_credentials())
-    note = "What counts is the environment of the workers, which may differ."
     if there:
-        return Finding("credentials", "ok", f"Set for this process: {there}. {note}")
+        return Finding("credentials", "ok", f"Set for {whose}: {there}. {note}".strip())
     remedy = "Set one where the workers are started, for example ANTHROPIC_API_KEY."
-    return Finding("credentials", "warn", f"Set for this process: none of {', '.join(names)}. {note}", remedy)
+    detail = f"Set for {whose}: none of {', '.join(names)}. {note}".strip()
+    return Finding("credentials", "warn", detail, remedy)

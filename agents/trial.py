@@ -32,6 +32,7 @@ DRY_RUN = "dry run"
 T = TypeVar("T")
 RESTART_ENGINE = "Look at the engine's log (journalctl -u docker) and restart it."
 NOT_TRIED = "Not tried"
+NO_CREDENTIALS = Finding("credentials", "ok", "This runtime needs none.")
 NOBODY = f"No worker took the test within {jobs.TRIAL_LIMIT} s, or the agent was changed meanwhile."
 
 
@@ -48,20 +49,24 @@ class Progress:
 def execute(agent_id: str) -> list[dict[str, str]]:
     """RQ's job: test the agent of this id as it is stored; plain JSON without a value of a secret."""
     agent = Agent.objects.select_related("docker").get(pk=int(agent_id))
-    return [asdict(finding) for finding in examine(agent)]
+    findings = examine(agent, credentials=lambda: doctor.examine_credentials("the worker that tested it", ""))
+    return [asdict(finding) for finding in findings]
 
 
-def examine(agent: Agent) -> Iterator[Finding]:
+def examine(
+    agent: Agent, credentials: Callable[[], Finding] = doctor.examine_credentials
+) -> Iterator[Finding]:
     """Look at everything that a run of this agent needs; findings carry the names of its fields.
 
-    Takes at most half a minute, whatever hangs.
+    Takes little more than half a minute at the most, whatever hangs. A worker says of the
+    `credentials` what no other process knows.
     """
     config = AgentConfig.from_json(agent.freeze())
     if not agent.enabled:
         yield Finding("enabled", "warn", "The agent is switched off: nothing starts it.", "Switch it on.")
     places = [examine_working_directory(config), *examine_mounts(config)]
     yield from places
-    yield examine_credentials(config)
+    yield credentials() if bare(config.runtime).needs_credentials else NO_CREDENTIALS
     image = examine_image(config)
     if image:
         yield image
@@ -97,13 +102,6 @@ def examine_mounts(config: AgentConfig) -> Iterator[Finding]:
         yield Finding(name, "fail", detail, "Create what is missing, or take its line out.")
     else:
         yield Finding(name, "ok", "All are there and allowed.")
-
-
-def examine_credentials(config: AgentConfig) -> Finding:
-    """As `doctor` does; a runtime that needs none is told so."""
-    if bare(config.runtime).needs_credentials:
-        return doctor.examine_credentials()
-    return Finding("credentials", "ok", "This runtime needs none.")
 
 
 def examine_image(config: AgentConfig) -> Finding | None:

@@ -342,7 +342,7 @@ def test_a_real_worker_tests_the_saved_agent(
     assert done["state"] == "done"
     findings = {each["name"]: each for each in done["findings"]}
     assert {each["status"] for each in findings.values()} == {"ok"}, findings
-    assert "ANTHROPIC_API_KEY" in findings["credentials"]["detail"]
+    assert findings["credentials"]["detail"] == "Set for the worker that tested it: ANTHROPIC_API_KEY."
     assert SECRET not in json.dumps(done)
     assert SECRET not in everything_in_redis()
     assert left_behind(engine) == []

@@ -128,7 +128,7 @@
       }
       const failed = findings.filter((each) => each.status === "fail").length;
       const warned = findings.filter((each) => each.status === "warn").length;
-      if (failed) say(`${failed} of ${findings.length} would keep runs from succeeding.`, "fail");
+      if (failed) say(`Runs would fail: ${failed} of ${findings.length} checks say why.`, "fail");
       else if (warned) say("Runs would start; something should be looked at.", "warn");
       else say("All is there: runs would start.", "ok");
     };
