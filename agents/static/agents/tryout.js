@@ -100,7 +100,8 @@
     const say = (text, kind) => {
       part("results").hidden = false;
       part("progress").className = kind ? `own-tryout-${kind}` : "";
-      part("progress").textContent = text;
+      // The same words again would be read out again.
+      if (part("progress").textContent !== text) part("progress").textContent = text;
     };
     const finding = (each, tag) => {
       const line = element(tag, `own-tryout-${each.status}`);
