@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from redis import Redis
 from rq import Queue
 from rq.serializers import JSONSerializer
 
-from agents import jobs, machine, trial
+from agents import jobs, machine, reconcile, trial
 from agents.doctor import Finding
 from agents.forms import AgentForm, DockerSettingsForm
 from agents.models import Agent, Container, Run
@@ -142,6 +143,15 @@ def put(container: Any, path: str, text: str) -> None:
     container.put_archive("/", buffer.getvalue())
 
 
+def test_claude_code_itself_tells_its_version_without_a_network(
+    make_agent: MakeAgent, engine: docker.DockerClient
+) -> None:
+    findings = found(make_agent(runtime="claude_cli", docker_enabled=True, docker_network="none"))
+    assert findings["runtime"].status == "ok", findings
+    assert "(Claude Code)" in findings["runtime"].detail
+    assert left_behind(engine) == []
+
+
 def test_a_missing_image_is_said_with_where_it_comes_from(make_agent: MakeAgent, engine: object) -> None:
     findings = found(make_agent(docker_enabled=True, docker_image="herdweb-test/absent"))
     image = findings["docker.image"]
@@ -207,6 +217,22 @@ def test_a_program_that_hangs_is_ended(
     assert findings["runtime"].status == "fail"
     assert "within 2 s and was ended" in findings["runtime"].detail
     assert left_behind(engine) == []
+
+
+def test_what_a_hanging_engine_keeps_is_left_to_the_sweep(
+    make_agent: MakeAgent, engine: docker.DockerClient, tiny_image: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As if the engine did not end the container that it is told to end.
+    monkeypatch.setattr(trial, "LOOK_LIMIT", 60.0)
+    monkeypatch.setattr(trial, "SLACK", -57.0)
+    image = make_claude(engine, tiny_image, "sleep 60")
+    agent = make_agent(runtime="claude_cli", docker_enabled=True, docker_image=image)
+    began = time.monotonic()
+    assert found(agent)["dry run"].detail == "It has not ended within 3 s: the Docker engine hangs."
+    assert time.monotonic() - began < 10
+    monkeypatch.setattr(reconcile, "YOUNG", timedelta(0))
+    assert reconcile.sweep() == 1
+    until(lambda: left_behind(engine) == [], "Something is left")
 
 
 def test_a_version_that_fails_is_told_with_what_it_said(
