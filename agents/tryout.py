@@ -34,7 +34,10 @@ class TryOut(ModelBase):
     def get_urls(self) -> list[URLPattern]:
         """Before the admin's own, the last of which takes whatever is left."""
         wrap = self.admin_site.admin_view
-        seen, test = require_POST(self.preview_view), require_http_methods(["GET", "POST"])(self.test_view)
+        seen, test = (
+            require_POST(self.preview_view),
+            require_http_methods(["GET", "HEAD", "POST"])(self.test_view),
+        )
         ours = [
             path("add/preview/", wrap(seen), name="agents_agent_add_preview"),
             path("<int:pk>/preview/", wrap(seen), name="agents_agent_preview"),
