@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from datetime import timedelta
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -121,11 +122,13 @@ def make_claude(
     engine: docker.DockerClient, base: str, script: str = "sleep 1; echo 9.9.9 '(pretended)'"
 ) -> str:
     """An image whose `claude` is a script that knows `--version` only."""
-    name = f"herdweb-test/claude-{abs(hash(script)) % 10**8}"
+    name = f"herdweb-test/claude-{sha256(script.encode()).hexdigest()[:8]}"
+    if engine.images.list(name):
+        return name
     container = engine.containers.create(base, ["true"])
     try:
         put(container, "bin/claude", f'#!/bin/sh\n[ "$*" = --version ] || exit 3\n{script}\n')
-        container.commit(*name.rsplit(":", 1))
+        container.commit(name)
     finally:
         container.remove()
     return name
@@ -163,9 +166,9 @@ def test_a_missing_image_is_said_with_where_it_comes_from(make_agent: MakeAgent,
 def test_a_program_that_the_image_lacks_is_the_command_s_fault(
     make_agent: MakeAgent, engine: docker.DockerClient, tiny_image: str
 ) -> None:
-    for program in ("no-such-program", "/no/such", "./here"):
+    for number, program in enumerate(("no-such-program", "/no/such", "./here")):
         agent = make_agent(
-            f"a{abs(hash(program))}", runtime="command", command=[program, "--x"], docker_enabled=True,
+            f"agent{number}", runtime="command", command=[program, "--x"], docker_enabled=True,
             docker_image=tiny_image,
         )  # fmt: skip
         finding = found(agent)["command"]
