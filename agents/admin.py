@@ -19,6 +19,7 @@ from agents.forms import AgentForm, DockerSettingsForm
 from agents.models import Agent, Audit, Container, DockerSettings, Event, Run, Session
 from agents.models.fields import LinesField, PairsField, SecondsField, SizeField
 from agents.models.rights import Guarded, is_administrator
+from agents.tryout import TryOut
 
 if TYPE_CHECKING:
     Inline = admin.StackedInline[DockerSettings, Agent]
@@ -95,9 +96,13 @@ class DockerSettingsInline(Inline):
     can_delete = False
     formfield_overrides = WIDGETS
     fieldsets = [
-        (None, {"fields": ["enabled", "memory", "cpus", "pids_limit", "workspace_mode", "tmpfs", "labels"]}),
+        (None, {"fields": ["enabled"]}),
         (
-            "For administrators",
+            "What it may use",
+            {"fields": ["memory", "cpus", "pids_limit", "workspace_mode", "tmpfs", "labels"]},
+        ),
+        (
+            "What it is made of and can reach",
             {"fields": list(DockerSettings.ADMINISTRATOR_FIELDS[1:]), "description": FOR_ADMINISTRATORS},
         ),
     ]
@@ -108,7 +113,7 @@ class DockerSettingsInline(Inline):
 
 
 @admin.register(Agent)
-class AgentAdmin(Audited):
+class AgentAdmin(TryOut, Audited):
     """Agents with their Docker settings."""
 
     form = AgentAdminForm
@@ -123,18 +128,21 @@ class AgentAdmin(Audited):
     fieldsets = [
         (None, {"fields": ["name", "description", "enabled"]}),
         ("What it runs", {"fields": ["runtime", "command", "model", "default_prompt"]}),
+        ("Standing orders", {"fields": ["system_prompt", "system_prompt_mode"]}),
         (
-            "Claude Code",
+            "What it may do",
             {
                 "fields": [
-                    "system_prompt", "system_prompt_mode", "permission_mode", "allowed_tools", "denied_tools",
-                    "max_turns", "mcp_servers", "setting_sources",
-                ]
+                    "permission_mode", "allowed_tools", "denied_tools", "max_turns", "mcp_servers",
+                    "setting_sources",
+                ],
+                "description": "Rules that Claude Code keeps by itself. What really holds it is a container.",
             },
         ),
         (
             "Limits",
             {
+                "description": "herdweb keeps these, whatever the agent does. The defaults suit most agents.",
                 "fields": [
                     "time_limit", "idle_limit", "cancel_grace", "exit_grace", "output_limit",
                     "max_concurrent",

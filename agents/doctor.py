@@ -30,7 +30,10 @@ BUILD_IMAGE = "Build it: manage.py build_agent_image (or make image)."
 START_ENGINE = (
     "Start Docker (for example: systemctl start docker), or set DOCKER_HOST to an engine that runs."
 )
+NOT_THE_WORKERS = "What counts is the environment of the workers, which may differ."
 UNKNOWN = "Not known, because the engine does not answer."
+START_REDIS = "Start it (make run does), or set HERDWEB_REDIS_URL."
+START_WORKERS = "Start them: make run."
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,7 @@ def examine_queue() -> Iterator[Finding]:
             "redis",
             "fail",
             f"It does not answer: {error}",
-            "Start it (make run does), or set HERDWEB_REDIS_URL.",
+            START_REDIS,
         )
         yield Finding("workers", "warn", "Not known, because Redis does not answer.", "Start Redis first.")
         return
@@ -117,22 +120,31 @@ def examine_queue() -> Iterator[Finding]:
     if workers:
         yield Finding("workers", "ok", f"{len(workers)} alive")
     else:
-        yield Finding("workers", "fail", "None is alive, so no run starts.", "Start them: make run.")
+        yield Finding("workers", "fail", "None is alive, so no run starts.", START_WORKERS)
 
 
 def examine_image() -> Finding:
     """The agent image and the CLI in it."""
     name = settings.HERDWEB_IMAGE
     try:
-        image = find_image(name)
+        return judge_image("image", name, find_image(name))
     except RunError:
         return Finding("image", "warn", UNKNOWN, START_ENGINE)
+
+
+def judge_image(title: str, name: str, image: Image | None) -> Finding:
+    """What was found under an image's name."""
     if image is None:
-        return Finding("image", "fail", f"{name} is not on this host.", BUILD_IMAGE)
+        return Finding(title, "fail", f"{name} is not on this host.", get_image(name))
     version = image.labels.get(VERSION_LABEL)
     return Finding(
-        "image", "ok", f"{name}, " + (f"Claude Code {version}" if version else "no Claude Code version named")
+        title, "ok", f"{name}, " + (f"Claude Code {version}" if version else "no Claude Code version named")
     )
+
+
+def get_image(name: str) -> str:
+    """How an image comes onto this host."""
+    return BUILD_IMAGE if name == settings.HERDWEB_IMAGE else f"Get it: docker pull {name}."
 
 
 def find_image(name: str) -> Image | None:
@@ -148,8 +160,7 @@ def image_warning(name: str) -> str:
             return ""
     except RunError:
         return ""
-    remedy = BUILD_IMAGE if name == settings.HERDWEB_IMAGE else f"Get it: docker pull {name}."
-    return f"{name} is not on this host; runs will fail until it is. {remedy}"
+    return f"{name} is not on this host; runs will fail until it is. {get_image(name)}"
 
 
 def examine_configuration() -> Iterator[Finding]:
@@ -230,12 +241,12 @@ def database_time() -> datetime:
     return datetime.fromisoformat(now).replace(tzinfo=UTC) if isinstance(now, str) else now
 
 
-def examine_credentials() -> Finding:
+def examine_credentials(whose: str = "this process", note: str = NOT_THE_WORKERS) -> Finding:
     """Names, never values."""
     names = settings.HERDWEB_PASS_ENV
-    there = ", ".join(name for name in names if os.environ.get(name))
-    note = "What counts is the environment of the workers, which may differ."
+    there = ", ".join(machine.own_credentials())
     if there:
-        return Finding("credentials", "ok", f"Set for this process: {there}. {note}")
+        return Finding("credentials", "ok", f"Set for {whose}: {there}. {note}".strip())
     remedy = "Set one where the workers are started, for example ANTHROPIC_API_KEY."
-    return Finding("credentials", "warn", f"Set for this process: none of {', '.join(names)}. {note}", remedy)
+    detail = f"Set for {whose}: none of {', '.join(names)}. {note}".strip()
+    return Finding("credentials", "warn", detail, remedy)

@@ -69,6 +69,50 @@ def teach(field: forms.Field, rows: list[Any]) -> None:
         field.error_messages["invalid_choice"] = f"%(value)s is not allowed. Choose: {allowed}."
 
 
+# For somebody who fills in the form for the first time; the models' own help is the short one.
+AGENT_HELP = {
+    "description": "What it is for. Only people read it.",
+    "runtime": "What is executed. Claude Code: the coding agent. Command: any program of yours. Echo: answers"
+    " with the prompt, to try herdweb out.",
+    "command": "Program and arguments, one a line or a JSON list; one line alone is split like a shell does"
+    " it. No shell reads it. The prompt comes on standard input.",
+    "model": "An alias like sonnet, or a full name. Empty: Claude Code's own choice.",
+    "system_prompt": "Standing orders, the same in each run. The prompt of a run says what to do now.",
+    "system_prompt_mode": "Added is right nearly always: Claude Code's own orders explain its tools.",
+    "default_prompt": "Used when a run is started without a prompt. Empty: each run needs one.",
+    "permission_mode": "What it may do unasked. Nobody is there to be asked, so everything else is denied.",
+    "allowed_tools": "May be used unasked, whatever the mode. One a line, like Read or Bash(git *).",
+    "denied_tools": "May never be used; this wins over allowed. One a line, like WebFetch.",
+    "max_turns": "One turn is one answer of the model. The run ends after so many. Empty: no limit.",
+    "mcp_servers": 'Servers with more tools, these and no others, like {"name": {"command": "server", "args":'
+    " []}}. Empty: none.",
+    "time_limit": "A run is stopped after this time, like 30m or 2h.",
+    "idle_limit": "A run is stopped when it printed nothing for this long, like 10m.",
+    "cancel_grace": "How long it may take to end by itself once it was asked to; then it is killed.",
+    "exit_grace": "How long it may go on after its result; then it is ended.",
+    "output_limit": "A run that printed more is stopped. Write it like 100m or 1g.",
+    "max_concurrent": "How many runs of this agent may be live at once; others wait, and say for what.",
+}
+DOCKER_HELP = {
+    "enabled": "Each run gets a container of its own, which is removed after it. Off: it runs on this machine"
+    " with herdweb's own rights.",
+    "image": "What it is made of. Must hold the agent's program and /bin/sh, and be on this host.",
+    "network": "none is the only honest “no network”, but Claude Code must reach its API. On bridge the"
+    " services of this host can be reached, too.",
+    "memory": "It is killed when it needs more; there is no swap on top. Write it like 512m or 2g.",
+    "cpus": "How many cores it may keep busy, like 1.5.",
+    "pids_limit": "How many processes and threads it may have.",
+    "user": "uid:gid inside the container, never root's. Empty: herdweb's own choice, which is right nearly"
+    " always.",
+    "workspace_mode": "Whether it may change /workspace, the directory that it works in.",
+    "tmpfs": "Directories in memory, one a line, like /cache:size=64m. It has /tmp already.",
+    "mounts": "Directories of this host that it sees, one a line: /host:/container. To read only, unless"
+    " :rw is added.",
+    "env": "NAME=value, one a line. Not for secrets: whoever may ask the engine can read them.",
+    "labels": "name=value, one a line: for other programs that look at containers.",
+}
+
+
 class AgentForm(RowForm):
     """Every field of an agent; the name is fixed once it has one."""
 
@@ -82,6 +126,7 @@ class AgentForm(RowForm):
         ]  # fmt: skip
         field_classes = {"enabled": SwitchField, "mcp_servers": ObjectFormField}
         error_messages = {"name": {"required": "Name is required."}}
+        help_texts = AGENT_HELP
 
     def clean_name(self) -> str:
         """Refuse to rename: directories, labels and containers carry the name."""
@@ -120,6 +165,7 @@ class DockerSettingsForm(RowForm):
         error_messages = {
             "image": {"required": "An empty text is not a valid image reference. Write it like name:tag."}
         }
+        help_texts = DOCKER_HELP
 
     def clean(self) -> dict[str, Any]:
         """Two things cannot be mounted in the same place."""

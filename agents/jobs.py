@@ -4,6 +4,7 @@ The row is the truth, the queue is a bell: it carries a run's id and nothing els
 costs latency only, because `tick` rings again for what it finds in the database.
 """
 
+import json
 import logging
 import os
 import signal
@@ -11,6 +12,7 @@ import socket
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from functools import lru_cache
+from hashlib import sha256
 from typing import Any
 from uuid import uuid4
 
@@ -34,6 +36,8 @@ SWEEP_EVERY = timedelta(seconds=10)
 FOREVER = -1
 # A worker that has said nothing for so long is dead; `HerdWorker` speaks three times as often.
 HEARTBEAT = timedelta(seconds=30)
+# In seconds: how long a test of an agent may wait, and then take; how long its result is kept.
+TRIAL_LIMIT, TRIAL_KEPT = 45, 300
 
 
 def submit(
@@ -186,6 +190,53 @@ def job_id(run: Run) -> str:
 def queue() -> Any:
     """The queue, one per process, because each new one opens connections of its own."""
     return django_rq.get_queue("default")
+
+
+def ring_trial(agent: Agent) -> None:
+    """Have a worker test an agent's stored configuration, unless one is about to; raises RedisError.
+
+    The queue carries the agent's id. Its result is kept for some minutes, and forgotten with a
+    change of the configuration.
+    """
+    name = trial_id(agent)
+    if trial(agent)[0] in ("queued", "started"):
+        return
+    queue().remove(name)
+    queue().enqueue(
+        "agents.trial.execute",
+        str(agent.pk),
+        job_id=name,
+        at_front=True,
+        job_timeout=TRIAL_LIMIT,
+        ttl=TRIAL_LIMIT,
+        result_ttl=TRIAL_KEPT,
+        failure_ttl=TRIAL_KEPT,
+    )
+
+
+def trial(agent: Agent) -> tuple[str, Any]:
+    """The state of the test of an agent as it is now configured, and its result; raises RedisError.
+
+    `finished`, `failed`, `started`, `queued`, or empty when there is none that could still end.
+    """
+    job = queue().fetch_job(trial_id(agent))
+    status = str(job.get_status(refresh=False).value) if job else ""
+    if status not in ("finished", "failed") and job and age(job.enqueued_at) > 2 * TRIAL_LIMIT:
+        return "", None
+    if status == "started" and job and job.worker_name not in workers():
+        return "failed", None
+    return status, job.return_value() if status == "finished" else None
+
+
+def trial_id(agent: Agent) -> str:
+    """One test at a time for each configuration of an agent."""
+    stored = sha256(json.dumps([agent.freeze(), agent.enabled], sort_keys=True).encode())
+    return f"trial-{agent.pk}-{stored.hexdigest()[:16]}"
+
+
+def age(since: datetime | None) -> float:
+    """Seconds."""
+    return (timezone.now() - since).total_seconds() if since else 0.0
 
 
 def publish(run: Run) -> None:

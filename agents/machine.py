@@ -6,7 +6,7 @@ from pathlib import Path
 
 from django.conf import settings
 
-from agents.runtimes import AgentConfig, Host, Runtime, StateDir, create
+from agents.runtimes import AgentConfig, Host, Runtime, StateDir, create, create_probe
 from agents.runtimes.host import write_files
 from agents.runtimes.layout import own_private
 
@@ -32,6 +32,11 @@ def runtime(agent: AgentConfig) -> Runtime:
     return create(agent, state().path, host())
 
 
+def probe(agent: AgentConfig) -> Runtime:
+    """The same in the same place, only looking whether the agent's program is there."""
+    return create_probe(agent, state().path, host())
+
+
 def credentials(run: str) -> dict[str, str]:
     """The variables that a run's agent is given, from the environment of the worker that began it.
 
@@ -41,11 +46,16 @@ def credentials(run: str) -> dict[str, str]:
     kept = kept_credentials(run)
     if kept.exists():
         return dict(json.loads(kept.read_text()))
-    found = {name: os.environ[name] for name in settings.HERDWEB_PASS_ENV if os.environ.get(name)}
+    found = own_credentials()
     if found:
         own_private(kept.parent)
         write_files(kept.parent, {kept.name: json.dumps(found).encode()})
     return found
+
+
+def own_credentials() -> dict[str, str]:
+    """The variables for agents that this process itself was started with."""
+    return {name: os.environ[name] for name in settings.HERDWEB_PASS_ENV if os.environ.get(name)}
 
 
 def kept_credentials(run: str) -> Path:

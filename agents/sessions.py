@@ -81,8 +81,21 @@ def settle(run: Run, config: AgentConfig, runtime: Runtime) -> tuple[Session, Re
 
 def check_again(config: AgentConfig) -> None:
     """Judge the host's directories once more: a link may lead elsewhere since they were typed."""
+    check_mounts(config)
+    check_working_directory(config)
+
+
+def check_mounts(config: AgentConfig) -> None:
+    """Raises RunError when one of them may not be mounted."""
     try:
         rules.mounts(list(config.docker.mounts if config.docker.enabled else ()))
+    except ValidationError as error:
+        raise RunError(" ".join(error.messages)) from error
+
+
+def check_working_directory(config: AgentConfig) -> None:
+    """Raises RunError when it is not there or may not be worked in."""
+    try:
         if config.working_directory:
             rules.working_directory(config.working_directory)
     except ValidationError as error:
@@ -138,9 +151,13 @@ def beneath(request: Request) -> Beneath:
 
 def owner(request: Request) -> str:
     """Whose files an agent's are: the container's user, or ours without a container."""
-    docker = request.agent.docker
-    if docker.enabled:
-        return docker.user or machine.host().user
+    return owner_of(request.agent)
+
+
+def owner_of(config: AgentConfig) -> str:
+    """Likewise, as uid:gid."""
+    if config.docker.enabled:
+        return config.docker.user or machine.host().user
     return machine.own_user()
 
 

@@ -82,9 +82,12 @@ class HerdWorker(Worker):
 
     def handle_work_horse_killed(self, job: Any, retpid: int, ret_val: int, rusage: Any) -> None:
         """Free the run of a horse that died, so that it is adopted now and not after its lease."""
-        run = Run.objects.filter(public_id=job.args[0], lease_owner__contains=f":{retpid}:").first()
-        if run and Run.objects.filter(pk=run.pk, lease_owner=run.lease_owner).update(
-            lease_until=timezone.now()
+        run = jobs.known(job.args[0])
+        owner = run.lease_owner if run else ""
+        if (
+            run
+            and f":{retpid}:" in owner
+            and Run.objects.filter(pk=run.pk, lease_owner=owner).update(lease_until=timezone.now())
         ):
             jobs.ring(run)
         connections.close_all()

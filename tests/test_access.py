@@ -88,6 +88,12 @@ ADMIN = {
     "axes_accesslog": SUPERUSERS,
     "axes_accessfailurelog": SUPERUSERS,
 }  # fmt: skip
+# What the form of an agent asks: what GET answers, and what POST answers.
+TRYOUT = {
+    "agents_agent_add_preview": (NOBODY, FOR_ADMINISTRATORS),
+    "agents_agent_preview": (NOBODY, "L 403 404 200 200"),
+    "agents_agent_test": ("L 403 404 200 200", "L 403 404 200 200"),
+}
 ADMIN_SITE = {
     "admin/": LIST,
     "admin/login/": "L 403 403 403 403",
@@ -127,6 +133,8 @@ def rows() -> dict[str, tuple[str, str | None]]:
             model, page = "auth_user", "password_change"
         if not address.startswith("admin/") and name in PAGES:
             table[address] = PAGES[name]
+        elif name in TRYOUT:
+            table[address] = TRYOUT[name]
         elif address in ADMIN_SITE:
             table[address] = (ADMIN_SITE[address], None)
         elif model in ADMIN and page in ADMIN[model]:
@@ -191,6 +199,7 @@ def filled(address: str, world: dict[str, Any]) -> str:
     for path, key in objects.items():
         if address.startswith(f"admin/{path}/"):
             address = address.replace("<path:object_id>", str(key)).replace("<id>", str(key))
+            address = address.replace("<int:pk>", str(key))
     public = run.session.public_id if address.startswith("sessions/") else run.public_id
     filled_in = {
         "<slug:name>": agent.name,
@@ -270,7 +279,7 @@ def test_writing_in_the_admin_is_for_those_who_may(world: dict[str, Any]) -> Non
         for actor in ("anonymous", "viewer", "stranger") if address.startswith("admin/") else ():
             reading = asked(world, actor, "GET", address)
             writing = asked(world, actor, "POST", address, change)
-            if writing not in (reading, "403", "405", "302", "200") or snapshot() != before:
+            if writing not in (reading, "403", "404", "405", "302", "200") or snapshot() != before:
                 wrong[address, actor] = (reading, writing)
     assert wrong == {}
 

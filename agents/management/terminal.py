@@ -12,6 +12,7 @@ from uuid import UUID
 from django.core.management.base import CommandError
 from django.forms import BaseForm
 
+from agents.doctor import Finding
 from agents.models import Agent, Run, rules
 
 # Control characters, line separators, half characters, and what reverses the direction of text.
@@ -40,6 +41,12 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 def as_text(value: object) -> str:
     """JSON in one line, in ASCII, so that no terminal and no locale can stumble over it."""
     return json.dumps(value)
+
+
+def finding_lines(finding: Finding) -> list[str]:
+    """What was found, and below it what to do."""
+    first = one_line(f"{finding.status:<5} {finding.name:<17} {finding.detail}")
+    return [first, one_line(f"{'':<23} → {finding.remedy}")] if finding.remedy else [first]
 
 
 def find_agent(name: str, code: int = 1) -> Agent:

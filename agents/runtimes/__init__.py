@@ -3,8 +3,9 @@
 from agents.runtimes.base import Runtime, human_size
 from agents.runtimes.container import leftovers
 from agents.runtimes.engine import EngineReport, Host, engine_report
-from agents.runtimes.factory import CHOICES, RUNTIMES, bare, create
+from agents.runtimes.factory import CHOICES, RUNTIMES, bare, create, create_probe
 from agents.runtimes.layout import Beneath, StateDir
+from agents.runtimes.probe import Sight, look
 from agents.runtimes.types import (
     AgentConfig,
     ContainerFacts,
@@ -43,12 +44,15 @@ __all__ = [
     "Result",
     "RunError",
     "Runtime",
+    "Sight",
     "StateDir",
     "Status",
     "Usage",
     "bare",
     "create",
+    "create_probe",
     "engine_report",
     "human_size",
     "leftovers",
+    "look",
 ]

@@ -44,7 +44,10 @@ class Runtime(ABC):
     Attributes that a caller may ask: `supports_resume` (a session can be continued),
     `supports_fork` (it can be copied), `supports_input` (it reads messages while it runs),
     `expects_result` (a success without a result message is none), `uses_command` (the agent's
-    argument list says what to execute), `survives_worker` (another process can take it over).
+    argument list says what to execute), `survives_worker` (another process can take it over),
+    `needs_credentials` (it does nothing without one of those that workers pass on).
+    `reads` names the fields of the configuration that it reads and not every runtime does;
+    `version_arguments` make its program tell its version and do nothing else, empty if none do.
     """
 
     name: ClassVar[str]
@@ -55,6 +58,9 @@ class Runtime(ABC):
     expects_result: bool = False
     uses_command: bool = False
     survives_worker: bool = False
+    needs_credentials: bool = False
+    reads: tuple[str, ...] = ()
+    version_arguments: tuple[str, ...] = ()
 
     _process: HostProcess | None = None
 
@@ -80,6 +86,13 @@ class Runtime(ABC):
 
     def by_hand(self, request: Request) -> tuple[str, ...]:
         """What a person types to go on with the conversation in a terminal; nothing if none can."""
+        return ()
+
+    def container_line(self, request: Request) -> tuple[str, ...]:
+        """`docker run …` with all that its container would be created with, to be read; empty for none.
+
+        Of environment variables only the names.
+        """
         return ()
 
     def encode(self, message: Mapping[str, Any]) -> bytes:

@@ -33,6 +33,12 @@ class ClaudeCLI(Runtime):
     supports_resume = True
     supports_fork = True
     expects_result = True
+    needs_credentials = True
+    reads = (
+        "model", "system_prompt", "system_prompt_mode", "permission_mode", "allowed_tools", "denied_tools",
+        "max_turns", "mcp_servers", "setting_sources",
+    )  # fmt: skip
+    version_arguments = ("--version",)
 
     def command(self, request: Request) -> Command:
         """`claude -p …` with the session's id minted by us, continued or forked."""

@@ -18,6 +18,7 @@ class ProgramRuntime(Runtime):
     label = "Command"
     supports_resume = True
     uses_command = True
+    reads = ("command",)
 
     def command(self, request: Request) -> Command:
         """The argument list as configured; RunError when there is none."""

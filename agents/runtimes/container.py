@@ -17,7 +17,15 @@ from docker.errors import APIError, ImageNotFound, NotFound
 from docker.models.containers import Container
 
 from agents.runtimes.base import Runtime
-from agents.runtimes.creation import INSIDE, container_name, forget_secrets, mounts, options, prepare
+from agents.runtimes.creation import (
+    INSIDE,
+    as_docker_run,
+    container_name,
+    forget_secrets,
+    mounts,
+    options,
+    prepare,
+)
 from agents.runtimes.engine import CONFLICT, ENGINE_ERRORS, Host, connected, engine_time
 from agents.runtimes.life import VANISHED, Life, remove
 from agents.runtimes.types import (
@@ -57,6 +65,9 @@ class ContainerRunner(Runtime):
         self.supports_input = runtime.supports_input
         self.expects_result = runtime.expects_result
         self.uses_command = runtime.uses_command
+        self.needs_credentials = runtime.needs_credentials
+        self.reads = runtime.reads
+        self.version_arguments = runtime.version_arguments
         self._life: Life | None = None
 
     def command(self, request: Request) -> Command:
@@ -89,6 +100,13 @@ class ContainerRunner(Runtime):
             f"--volume={paths.home}:{INSIDE.home}", f"--volume={paths.workspace}:{INSIDE.workspace}{mode}",
             "--env=ANTHROPIC_API_KEY", "--entrypoint=", config.image, *inner,
         )  # fmt: skip
+
+    def container_line(self, request: Request) -> tuple[str, ...]:
+        """Made of the very options that the engine is given."""
+        command = self.command(request)
+        return as_docker_run(
+            options(command, self.host), mounts(command, self.host, self.state_dir), command.argv
+        )
 
     def encode(self, message: Mapping[str, Any]) -> bytes:
         """As the wrapped runtime says."""

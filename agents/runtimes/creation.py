@@ -2,7 +2,7 @@
 
 import shlex
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from agents.runtimes.types import Command, DockerConfig, Paths, Request, RunErro
 
 INSIDE = Paths(workspace="/workspace", home="/home/agent", run="/run/herdweb")
 SECRETS_INSIDE = "/run/herdweb-secrets"
-TMP_SIZE = 256 * 1024**2
+MB = 1024**2
+TMP_SIZE = 256 * MB
 OPEN_FILES, NO_CORE = 4096, 0
 # The engine's own copy of the output grows up to a hundred times as fast as the output (one JSON
 # record a line); beyond this it is cut, which only happens while no worker reads.
@@ -102,6 +103,39 @@ def extra_mount(text: str) -> Mount:
     """A mount as configured: host:container[:ro|rw]."""
     source, target, *mode = text.split(":")
     return Mount(target, source, type="bind", read_only=mode != ["rw"])
+
+
+def as_docker_run(
+    wanted: Mapping[str, Any], binds: Sequence[Mapping[str, Any]], argv: Sequence[str]
+) -> tuple[str, ...]:
+    """What a container is created with as a command line for people; nothing executes it.
+
+    Of the environment only the names, and the agent's arguments in place of the start script.
+    """
+    given = [
+        *(f"--cap-drop={name}" for name in wanted["cap_drop"]),
+        *(f"--security-opt={name}" for name in wanted["security_opt"]),
+        f"--network={wanted['network_mode']}",
+        f"--user={wanted['user']}",
+        f"--memory={human_flag(wanted['mem_limit'])}",
+        f"--memory-swap={human_flag(wanted['memswap_limit'])}",
+        f"--cpus={wanted['nano_cpus'] / 1e9:g}",
+        f"--pids-limit={wanted['pids_limit']}",
+        *(f"--ulimit={limit['Name']}={limit['Hard']}" for limit in wanted["ulimits"]),
+        *(f"--tmpfs={path}:{said}".rstrip(":") for path, said in wanted["tmpfs"].items()),
+        *(f"--volume={bind['Source']}:{bind['Target']}{':ro' * bind['ReadOnly']}" for bind in binds),
+        *(f"--env={name}" for name in wanted["environment"]),
+        *(f"--label={name}={value}" for name, value in wanted["labels"].items()),
+        f"--hostname={wanted['hostname']}",
+        f"--workdir={wanted['working_dir']}",
+    ]
+    switches = [f"--{name.replace('_', '-')}" for name in ("init", "read_only") if wanted[name]]
+    return ("docker", "run", *switches, *given, "--entrypoint=", wanted["image"], *argv)
+
+
+def human_flag(size: int) -> str:
+    """Bytes as Docker's client reads them."""
+    return f"{size // MB}m" if size % MB == 0 else str(size)
 
 
 def prepare(command: Command, host: Host) -> None:

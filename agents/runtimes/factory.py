@@ -9,6 +9,7 @@ from agents.runtimes.command import ProgramRuntime
 from agents.runtimes.container import ContainerRunner
 from agents.runtimes.echo import EchoRuntime
 from agents.runtimes.engine import Host
+from agents.runtimes.probe import Probe
 from agents.runtimes.types import AgentConfig, RunError
 
 RUNTIMES: Mapping[str, type[Runtime]] = {
@@ -22,10 +23,17 @@ def create(agent: AgentConfig, state_dir: Path, host: Host) -> Runtime:
 
     Raises RunError for a name that no runtime has.
     """
-    runtime = bare(agent.runtime)
-    if agent.docker.enabled:
-        return ContainerRunner(runtime, state_dir, host)
-    return runtime
+    return placed(bare(agent.runtime), agent, state_dir, host)
+
+
+def create_probe(agent: AgentConfig, state_dir: Path, host: Host) -> Runtime:
+    """The same, but it only looks for the agent's program, where and with what the agent would run."""
+    return placed(Probe(bare(agent.runtime)), agent, state_dir, host)
+
+
+def placed(runtime: Runtime, agent: AgentConfig, state_dir: Path, host: Host) -> Runtime:
+    """On the host, or in a container."""
+    return ContainerRunner(runtime, state_dir, host) if agent.docker.enabled else runtime
 
 
 def bare(name: str) -> Runtime:

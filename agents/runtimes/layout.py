@@ -4,6 +4,7 @@ docker-sessions/<agent>/<session>/   the home of one session, mounted alone
 workspaces/<agent>/                  what the agent works on
 runs/<run>/output.jsonl, stderr.log  what it printed, byte for byte
 runs/<run>/in/                       what it was given: prompt, start script
+trials/<id>/                         the same for a test of an agent's configuration, gone with it
 """
 
 import os
@@ -42,6 +43,10 @@ class StateDir:
     def errors(self, run: str) -> Path:
         """Standard error of a run, likewise."""
         return self.run(run) / "stderr.log"
+
+    def trials(self) -> Path:
+        """Where tests of agents have their files for some seconds."""
+        return self.path / "trials"
 
     def paths(self, run: str, home: str, workspace: str) -> Paths:
         """The host's directories of a run."""

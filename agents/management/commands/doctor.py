@@ -6,8 +6,8 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
 
-from agents.doctor import Finding, examine
-from agents.management.terminal import as_text, one_line
+from agents.doctor import examine
+from agents.management.terminal import as_text, finding_lines
 
 
 class Command(BaseCommand):
@@ -27,12 +27,6 @@ class Command(BaseCommand):
         if json:
             self.stdout.write(as_text([asdict(finding) for finding in findings]))
         else:
-            self.stdout.write("\n".join(line for finding in findings for line in lines(finding)))
+            self.stdout.write("\n".join(line for finding in findings for line in finding_lines(finding)))
         if any(finding.status == "fail" for finding in findings):
             sys.exit(1)
-
-
-def lines(finding: Finding) -> list[str]:
-    """A finding, and below it what to do."""
-    first = one_line(f"{finding.status:<5} {finding.name:<16} {finding.detail}")
-    return [first, one_line(f"{'':<22} → {finding.remedy}")] if finding.remedy else [first]
