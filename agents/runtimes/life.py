@@ -128,11 +128,12 @@ class Life:
         for _ in range(ATTEMPTS):
             if self.complete or self.left.is_set():
                 break
-            # The SDK ends a stream that broke like one that is through: only a reading that brings
-            # nothing more shows that there is nothing more.
+            # The engine may still be writing its log: only a reading that brings nothing more, and
+            # did not break, shows that there is nothing more.
             before = dict(self.reading.received)
             self.reading.again(follow=False)
-            self.complete = self.reading.drained() and self.reading.received == before
+            whole = self.reading.drained() and not self.reading.broken
+            self.complete = whole and self.reading.received == before
 
     def _wait(self) -> None:
         while not self.left.is_set():

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
+from urllib3.exceptions import HTTPError
+
 from agents.runtimes.engine import ENGINE_ERRORS
 from agents.runtimes.stream import Collector
 from agents.runtimes.types import Offsets, Stream
@@ -14,7 +16,7 @@ from agents.runtimes.types import Offsets, Stream
 # A stream that brings nothing for so long after the end of the process has hung.
 STALL_SECONDS = 3.0
 # What the SDK raises when a stream is closed under its reader.
-CLOSED = (*ENGINE_ERRORS, OSError, ValueError, AttributeError)
+CLOSED = (*ENGINE_ERRORS, HTTPError, OSError, ValueError, AttributeError)
 
 
 class Reading:
@@ -94,11 +96,14 @@ class Reading:
         reader.start()
 
     def _pieces_of(self, stream: Any) -> Iterator[Any]:
-        """What the stream brings, until it is let go of: a reader that could not be woken is left
-        behind, and what it may still get is read again by the next one."""
-        for piece in stream:
+        """What the stream brings; raises one of CLOSED when it broke or was let go of.
+
+        A reader that could not be woken is left behind: what it may still get, the next one reads.
+        """
+        # Not by the SDK's own iterator, which ends a stream that broke like one that is through.
+        for piece in stream._stream:
             if stream not in self._streams:
-                return
+                raise OSError("The stream was let go of.")
             yield piece
 
     def _carry(self, carry: Callable[..., None], *arguments: Any) -> None:

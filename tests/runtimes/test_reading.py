@@ -58,6 +58,26 @@ def test_a_second_break_costs_nothing_either(life: Life) -> None:
     assert collected(life) == {"stdout": NUMBERS, "stderr": b"end\n"}
 
 
+@pytest.mark.parametrize("life", ["seq 1 60000"], indirect=True)
+def test_a_break_in_the_last_reading_is_not_taken_for_the_end(
+    life: Life, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twice the connection breaks while the engine's log is read after the end, before anything new."""
+    replay, breaks = life.reading.replay, []
+
+    def breaking(follow: bool) -> None:
+        replay(follow)
+        if len(breaks) < 2:
+            breaks.append(follow)
+            life.reading._release()
+
+    monkeypatch.setattr(life.reading, "replay", breaking)
+    monkeypatch.setattr(life.reading, "attach", lambda: None)
+    life.start()
+    assert collected(life)["stdout"] == b"".join(b"%d\n" % n for n in range(1, 60_001))
+    assert len(breaks) == 2
+
+
 @pytest.mark.parametrize("life", ["echo before; exec >&- 2>&-; sleep 1.5; exit 3"], indirect=True)
 def test_an_agent_that_closes_its_output_is_awaited(life: Life) -> None:
     started = time.monotonic()
