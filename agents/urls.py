@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from agents.views import agents, containers, events, help, images, runs, sessions
+from agents.views import agents, containers, events, help, images, lists, runs, sessions
 
 app_name = "agents"
 
@@ -27,5 +27,7 @@ urlpatterns = [
     path("containers/<int:number>/", containers.container, name="container"),
     path("containers/<int:number>/now/", containers.container_now, name="container_now"),
     path("containers/<int:number>/stop/", containers.container_stop, name="container_stop"),
+    path("lists/<slug:page>/save/", lists.list_save, name="list_save"),
+    path("lists/<int:number>/forget/", lists.list_forget, name="list_forget"),
     path("help/", help.help_page, name="help"),
 ]

@@ -1,6 +1,7 @@
 """A past that never was: rows by the hundred thousand, for load tests.
 
-What is random is drawn from a generator with a fixed seed, so that two databases are alike.
+What is random is drawn from a generator with a fixed seed, so that two databases are alike; nothing
+here is a secret.
 """
 
 import json
@@ -57,7 +58,7 @@ class History:
 
     def __init__(self, runs: int, events: int, agents: int, seed: int = 1) -> None:
         self.runs, self.events = runs, events
-        self.random = Random(seed)  # noqa: S311: nothing here is a secret
+        self.random = Random(seed)  # noqa: S311
         self.begin = timezone.now() - SPAN
         self.agents = [an_agent(number) for number in range(1, agents + 1)]
         self.people = [a_person(number) for number in range(1, PEOPLE + 1)]
@@ -246,14 +247,15 @@ def unique(sessions: Sequence[Session]) -> list[Session]:
 @contextmanager
 def own_times(*rows: type[models.Model]) -> Iterator[None]:
     """Let rows be created in the past."""
-    fields = [field for row in rows for field in row._meta.fields if getattr(field, "auto_now_add", False)]
+    columns = [field for row in rows for field in row._meta.fields]
+    fields = [field for field in columns if isinstance(field, models.DateTimeField) and field.auto_now_add]
     for field in fields:
-        setattr(field, "auto_now_add", False)  # noqa: B010: not every field has it
+        field.auto_now_add = False
     try:
         yield
     finally:
         for field in fields:
-            setattr(field, "auto_now_add", True)  # noqa: B010
+            field.auto_now_add = True
 
 
 def insert_events(rows: Iterator[tuple[Any, ...]]) -> None:
@@ -266,4 +268,4 @@ def insert_events(rows: Iterator[tuple[Any, ...]]) -> None:
                     copy.write_row(row)
             return
         adapt = connection.ops.adapt_datetimefield_value
-        cursor.executemany(INSERT, ((*row[:-1], adapt(row[-1])) for row in rows))
+        cursor.executemany(INSERT, [(*row[:-1], adapt(row[-1])) for row in rows])

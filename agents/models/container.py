@@ -10,12 +10,16 @@ from django.utils import timezone
 from agents.models.agent import Agent
 from agents.models.rights import Guarded
 from agents.models.session import Session
+from agents.models.sorting import OrZero
 from agents.runtimes import ContainerFacts, Exit, Usage
 
 # It is measured every few seconds; when it was not for so long, the numbers are of the past.
 STALE = timedelta(seconds=15)
 # What is true of a live container only.
 NOTHING_NOW = {"memory_now": None, "cpu_percent": None, "sampled_at": None}
+
+# What lists sort by; the same expression is in an index.
+MEMORY = OrZero("memory_peak")
 
 
 class Container(models.Model):
@@ -46,6 +50,13 @@ class Container(models.Model):
 
     class Meta:
         ordering = ["-id"]
+        indexes = [
+            models.Index(fields=["agent", "-id"], name="container_of_agent"),
+            models.Index(fields=["removed_at", "-id"], name="container_by_removal"),
+            models.Index(fields=["image", "-id"], name="container_of_image"),
+            models.Index(fields=["created"], name="container_by_time"),
+            models.Index(MEMORY, "id", name="container_by_memory"),
+        ]
 
     def __str__(self) -> str:
         return self.name

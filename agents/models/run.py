@@ -20,6 +20,7 @@ from agents.models.agent import Agent
 from agents.models.container import Container
 from agents.models.rights import Guarded
 from agents.models.session import Session
+from agents.models.sorting import OrZero, Seconds
 from agents.runtimes import AgentConfig, Exit, Offsets, Outcome, Parsed, Report, Result, Status, human_size
 from agents.runtimes.types import Message
 
@@ -29,6 +30,11 @@ RESULT_LIMIT = 64 * 1024
 OUTLINED_TEXT, OUTLINED_ITEMS = 400, 40
 # A dead worker is noticed after at most this long.
 LEASE = timedelta(seconds=12)
+
+
+# What lists sort by; the same expressions are in the indexes.
+COST = OrZero("cost_usd")
+DURATION = Seconds("finished_at", "started_at")
 
 
 class LeaseLost(Exception):
@@ -132,6 +138,12 @@ class Run(models.Model):
         indexes = [
             models.Index(fields=["agent", "-id"], name="run_by_agent"),
             models.Index(fields=["state", "lease_until"], name="run_by_state"),
+            models.Index(fields=["state", "-id"], name="run_of_state"),
+            models.Index(fields=["trigger", "-id"], name="run_of_trigger"),
+            models.Index(fields=["requested_by", "-id"], name="run_of_user"),
+            models.Index(fields=["created"], name="run_by_time"),
+            models.Index(COST, "id", name="run_by_cost"),
+            models.Index(DURATION, "id", name="run_by_duration"),
         ]
 
     def __str__(self) -> str:

@@ -32,7 +32,12 @@ class Session(models.Model):
 
     class Meta:
         ordering = ["-last_used", "-id"]
-        indexes = [models.Index(fields=["agent", "-last_used"], name="session_by_agent")]
+        indexes = [
+            models.Index(fields=["agent", "-last_used"], name="session_by_agent"),
+            models.Index(fields=["last_used", "id"], name="session_by_use"),
+            models.Index(fields=["turns", "id"], name="session_by_turns"),
+            models.Index(fields=["cost_usd", "id"], name="session_by_cost"),
+        ]
 
     def __str__(self) -> str:
         return self.title or str(self.public_id)

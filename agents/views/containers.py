@@ -14,12 +14,13 @@ from django.shortcuts import render
 from django.views.decorators.http import require_POST, require_safe
 
 from agents import jobs
+from agents.lists import ContainerList
 from agents.models import Container, Run, Session
 from agents.models.fields import write_seconds
 from agents.models.rights import RUN
 from agents.sessions import why_not
 from agents.views.access import needs, seen
-from agents.views.paging import page_of
+from agents.views.lists import listed_page
 from agents.views.runs import listed
 
 # How many runs and sessions of one container are listed.
@@ -37,9 +38,9 @@ CAUSES = {
 
 @require_safe
 def containers(request: HttpRequest) -> HttpResponse:
-    """All containers, live and past, newest first."""
-    rows = Container.objects.visible_to(request.user).select_related("agent", "session")
-    return render(request, "agents/containers.html", {"page": page_of(request, rows)})
+    """The containers that the address asks for, newest first unless it says otherwise."""
+    rows = Container.objects.select_related("agent", "session")
+    return listed_page(request, ContainerList(request.user, request.GET), rows, "containers")
 
 
 @require_safe

@@ -17,10 +17,11 @@ from django.views.decorators.http import require_POST, require_safe
 
 from agents import export, jobs, live, machine, search, sessions, transcript
 from agents.forms import RunForm
-from agents.models import Agent, Event, Run
+from agents.lists import RunList
+from agents.models import Event, Run
 from agents.models.rights import RUN
 from agents.views.access import aseen, needs, seen
-from agents.views.paging import page_of
+from agents.views.lists import listed_page
 
 # How many events a page shows; earlier ones are a link away.
 WINDOW = 300
@@ -35,17 +36,8 @@ def listed(runs: QuerySet[Run]) -> QuerySet[Any]:
 
 @require_safe
 def runs(request: HttpRequest) -> HttpResponse:
-    """All runs, newest first; the URL may name an agent and a state."""
-    names = list(Agent.objects.visible_to(request.user).values_list("name", flat=True))
-    agent = known(request.GET.get("agent"), names)
-    state = known(request.GET.get("state"), Run.State.values)
-    rows = listed(Run.objects.visible_to(request.user))
-    if agent:
-        rows = rows.filter(agent__name=agent)
-    if state:
-        rows = rows.filter(state=state)
-    context = {"page": page_of(request, rows), "names": names, "states": Run.State.values}
-    return render(request, "agents/runs.html", {**context, "agent": agent, "state": state})
+    """The runs that the address asks for, newest first unless it says otherwise."""
+    return listed_page(request, RunList(request.user, request.GET), listed(Run.objects.all()), "runs")
 
 
 def known(value: str | None, choices: list[str]) -> str:

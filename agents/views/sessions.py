@@ -10,11 +10,12 @@ from django.shortcuts import render
 from django.views.decorators.http import require_POST, require_safe
 
 from agents.forms import TitleForm
+from agents.lists import SessionList
 from agents.models import Audit, Run, Session
 from agents.models.rights import RUN
 from agents.sessions import why_not
 from agents.views.access import address, needs, seen
-from agents.views.paging import page_of
+from agents.views.lists import listed_page
 from agents.views.runs import listed
 
 SHOWN = 50
@@ -24,9 +25,9 @@ GENERATIONS = 10
 
 @require_safe
 def sessions(request: HttpRequest) -> HttpResponse:
-    """All sessions, those used last first."""
-    rows = Session.objects.visible_to(request.user).select_related("agent")
-    return render(request, "agents/sessions.html", {"page": page_of(request, rows)})
+    """The sessions that the address asks for, those used last first unless it says otherwise."""
+    rows = Session.objects.select_related("agent")
+    return listed_page(request, SessionList(request.user, request.GET), rows, "sessions")
 
 
 @require_safe
