@@ -5,7 +5,7 @@ A value that cannot be is refused in words and left out, and the rest of the add
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, time, timedelta
 from typing import Any, ClassVar
 from uuid import UUID
@@ -227,10 +227,18 @@ class ListForm(forms.Form):
         """What contains a text."""
         raise NotImplementedError
 
+    @property
+    def sorting(self) -> Order:
+        """The order; one by age goes by the date when dates are asked for, and finds them by it."""
+        order = self.orders[self.order]
+        if order.key is None and {"since", "until"} & self.given.keys():
+            return replace(order, key=F(self.dated), read=moment)
+        return order
+
     def listing(self) -> Listing[Any]:
         """The list, to be read in pages; a text that is an id finds that row at once."""
         rows, text = self.rows(), self.given.get("text", "")
-        order = self.orders[self.order]
+        order = self.sorting
         if not text:
             return Listing(rows, self.order, order)
         by_id = self.with_id(rows, text)

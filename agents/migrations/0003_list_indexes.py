@@ -27,7 +27,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name='container',
-            index=models.Index(fields=['created'], name='container_by_time'),
+            index=models.Index(fields=['created', 'id'], name='container_by_time'),
         ),
         migrations.AddIndex(
             model_name='container',
@@ -47,7 +47,11 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name='run',
-            index=models.Index(fields=['created'], name='run_by_time'),
+            index=models.Index(fields=['created', 'id'], name='run_by_time'),
+        ),
+        migrations.AddIndex(
+            model_name='run',
+            index=models.Index(fields=['agent', 'created', 'id'], name='run_of_agent_by_time'),
         ),
         migrations.AddIndex(
             model_name='run',

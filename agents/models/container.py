@@ -54,7 +54,7 @@ class Container(models.Model):
             models.Index(fields=["agent", "-id"], name="container_of_agent"),
             models.Index(fields=["removed_at", "-id"], name="container_by_removal"),
             models.Index(fields=["image", "-id"], name="container_of_image"),
-            models.Index(fields=["created"], name="container_by_time"),
+            models.Index(fields=["created", "id"], name="container_by_time"),
             models.Index(MEMORY, "id", name="container_by_memory"),
         ]
 

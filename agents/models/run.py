@@ -141,7 +141,8 @@ class Run(models.Model):
             models.Index(fields=["state", "-id"], name="run_of_state"),
             models.Index(fields=["trigger", "-id"], name="run_of_trigger"),
             models.Index(fields=["requested_by", "-id"], name="run_of_user"),
-            models.Index(fields=["created"], name="run_by_time"),
+            models.Index(fields=["created", "id"], name="run_by_time"),
+            models.Index(fields=["agent", "created", "id"], name="run_of_agent_by_time"),
             models.Index(COST, "id", name="run_by_cost"),
             models.Index(DURATION, "id", name="run_by_duration"),
         ]
