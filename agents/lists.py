@@ -22,7 +22,7 @@ from django.utils import timezone
 from django.utils.dateparse import parse_date, parse_datetime
 
 from agents.keyset import Listing, Order, moment
-from agents.models import Agent, Container, DockerSettings, Run, SavedList, Session
+from agents.models import Agent, Container, DockerSettings, Run, SavedList, Session, rules
 from agents.models.container import MEMORY
 from agents.models.fields import parse_seconds, shown
 from agents.models.run import COST, DURATION
@@ -271,6 +271,7 @@ class ListForm(forms.Form):
             raise ValidationError("Choose a filter or an order first: there is nothing to save.")
         if self.saved().count() >= KEPT:
             raise ValidationError(f"You have {KEPT} links to this list already. Delete one first.")
+        rules.storable(link.name)
         link.full_clean()
         link.save()
         return link
