@@ -53,6 +53,8 @@ PAGES = {
     "container": (OBJECT, NOBODY),
     "container_now": (OBJECT, NOBODY),
     "container_stop": (NOBODY, OPERATORS),
+    "list_save": (NOBODY, "L 303 303 303 303"),
+    "list_forget": (NOBODY, "L 404 404 404 404"),
     "help": (LIST, NOBODY),
     "login": ("200 302 302 302 302", "200 302 302 302 302"),
     "logout": (NOBODY, "L 302 302 302 302"),
@@ -203,6 +205,7 @@ def filled(address: str, world: dict[str, Any]) -> str:
     public = run.session.public_id if address.startswith("sessions/") else run.public_id
     filled_in = {
         "<slug:name>": agent.name,
+        "<slug:page>": "runs",
         "<uuid:public_id>": str(public),
         "<int:number>": str(container.pk),
         "<int:seq>/image/<int:place>": "1/image/0",

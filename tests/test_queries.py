@@ -1,0 +1,130 @@
+"""No page asks the database more often because there is more in it."""
+
+from collections.abc import Callable
+
+import pytest
+from django.contrib.auth.models import Group, User
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
+
+from agents.models import Agent, Container, Event, Run, SavedList, Session
+
+pytestmark = pytest.mark.django_db
+MakeAgent = Callable[..., Agent]
+
+# Pages by the names of their addresses, and what is asked of them; one more list is one more line.
+PAGES = (
+    ("dashboard", ""),
+    ("agents", ""),
+    ("agent", ""),
+    ("runs", ""),
+    ("runs", "state=live&agent=agent-0&user=person-0&sort=dearest"),
+    ("runs", "text=nothing-contains-this"),
+    ("run", ""),
+    ("run", "q=event"),
+    ("sessions", ""),
+    ("sessions", "sort=turns&since=7d"),
+    ("session", ""),
+    ("containers", ""),
+    ("containers", "state=live&image=herdweb/agent"),
+    ("container", ""),
+)
+FEW, MANY, MOST = 2, 20, 20
+
+
+class World:
+    """Rows of every kind, all of them around the first agent, run, session and container."""
+
+    def __init__(self, make_agent: MakeAgent) -> None:
+        self.make_agent = make_agent
+        self.agent: Agent | None = None
+        self.session: Session | None = None
+        self.container: Container | None = None
+        self.run: Run | None = None
+
+    def grow(self, first: int, last: int, reader: User) -> None:
+        for number in range(first, last):
+            # An agent of its own, and one more session, container and run of the first agent.
+            group = Group.objects.create(name=f"group-{number}")
+            reader.groups.add(group)
+            other = self.make_agent(f"agent-{number}", docker_image=f"image:{number}")
+            other.groups.add(group)
+            person = User.objects.create(username=f"person-{number}")
+            self.agent = self.agent or other
+            for agent in {self.agent, other}:
+                self.row(agent, person, number)
+            SavedList.objects.create(user=reader, page="runs", name=str(number), query=f"text={number}")
+
+    def row(self, agent: Agent, person: User, number: int) -> None:
+        session = Session.objects.create(
+            agent=agent, runtime="claude_cli", home=f"home-{number}", working_directory="/workspace",
+            title=f"session {number}", forked_from=self.session,
+        )  # fmt: skip
+        self.session = self.session or session
+        name = f"container-{agent.pk}-{number}"
+        container = Container.objects.create(
+            engine_id=name, name=name, image="herdweb/agent", image_digest="", agent=agent,
+            session=self.session if agent == self.agent else session,
+        )  # fmt: skip
+        self.container = self.container or container
+        state = (Run.State.RUNNING, Run.State.SUCCEEDED, Run.State.WAITING)[number % 3]
+        run = Run.objects.create(
+            agent=agent, config=agent.freeze(), prompt="x", requested_by=person, state=state,
+            session=self.session if agent == self.agent else session,
+            container=self.container if agent == self.agent else container,
+        )  # fmt: skip
+        self.run = self.run or run
+        kinds = Event.Kind.values
+        seq = self.run.event_count + 1
+        Event.objects.create(run=self.run, seq=seq, kind=kinds[number % len(kinds)], text="event")
+        self.run.event_count = seq
+        self.run.save(update_fields=["event_count"])
+
+    def address(self, name: str, query: str) -> str:
+        assert self.agent
+        assert self.run
+        assert self.session
+        assert self.container
+        keys: dict[str, list[object]] = {
+            "agent": [self.agent.name],
+            "run": [self.run.public_id],
+            "session": [self.session.public_id],
+            "container": [self.container.pk],
+        }
+        return f"{reverse(f'agents:{name}', args=keys.get(name))}?{query}"
+
+
+def queries(client: Client, address: str) -> list[str]:
+    with CaptureQueriesContext(connection) as captured:
+        answer = client.get(address)
+    assert answer.status_code == 200, address
+    return [query["sql"] for query in captured.captured_queries]
+
+
+def test_no_page_asks_more_often_when_there_are_more_rows(
+    client: Client, make_agent: MakeAgent, person: Callable[..., User]
+) -> None:
+    reader = person("reader", "Operator")
+    client.force_login(reader)
+    world = World(make_agent)
+    world.grow(0, FEW, reader)
+    # What is asked but once in the life of a process is asked now.
+    few = [[queries(client, world.address(*page)) for page in PAGES] for _ in range(2)][-1]
+    world.grow(FEW, MANY, reader)
+    many = [queries(client, world.address(*page)) for page in PAGES]
+    grown = {
+        page: sorted(set(after) - set(before))[:5]
+        for page, before, after in zip(PAGES, few, many, strict=True)
+        if len(after) != len(before)
+    }
+    assert grown == {}
+
+
+def test_pages_ask_seldom(client: Client, admin: User, make_agent: MakeAgent) -> None:
+    client.force_login(admin)
+    world = World(make_agent)
+    world.grow(0, MANY, admin)
+    asked = {page: len(queries(client, world.address(*page))) for page in PAGES}
+    assert {page: number for page, number in asked.items() if number > MOST} == {}
