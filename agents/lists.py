@@ -70,7 +70,7 @@ class MomentField(forms.CharField):
     """A day, a moment, or how long ago; a day stands for its beginning, or with `ends` for its end."""
 
     def __init__(self, *, ends: bool = False, **options: Any) -> None:
-        attributes = {"list": "ago", "placeholder": "2026-11-01 or 24h", "autocomplete": "off"}
+        attributes = {"list": "ago", "placeholder": "a day, or 24h", "autocomplete": "off"}
         super().__init__(required=False, max_length=40, widget=forms.TextInput(attributes), **options)
         self.ends = ends
 
@@ -299,12 +299,12 @@ class RunList(ListForm):
 
     # Groups of states by the name that they have in an address.
     GROUPS: ClassVar = {
-        "live": ("live: starting, running, cancelling", Q(state__in=Run.LIVE)),
-        PENDING: ("not started: queued, waiting", Q(state__in=Run.PENDING)),
+        "live": ("live", Q(state__in=Run.LIVE)),
+        PENDING: ("not started", Q(state__in=Run.PENDING)),
         # Said by what it is not: almost all runs have ended, and no index helps to find almost all.
-        ENDED: ("ended, however", ~Q(state__in=Run.PENDING + Run.LIVE)),
+        ENDED: ("ended", ~Q(state__in=Run.PENDING + Run.LIVE)),
         WRONG: (
-            "went wrong: failed, timed out, lost",
+            "went wrong",
             Q(state__in=(Run.State.FAILED, Run.State.TIMED_OUT, Run.State.LOST)),
         ),
     }

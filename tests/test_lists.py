@@ -391,10 +391,10 @@ def test_a_text_is_looked_for_in_so_many_rows_and_the_search_goes_on(
         make_run(agent, prompt=f"{'needle' if number in (2, 9) else 'straw'}-{number}")
     first = html_of(browser, "/runs/?text=needle")
     assert shown(first) == ["needle-9"]
-    assert "Looked through 5 for this text. The search goes on with “older”." in text_of(first)
+    assert "5 were looked through for this text. The search goes on with “older”." in text_of(first)
     second = html_of(browser, link(first, "next"))
     assert shown(second) == []
-    assert "None of the 5 looked through here contains this text." in text_of(second)
+    assert "None of the 5 that were looked through contains this text." in text_of(second)
     third = html_of(browser, link(second, "next"))
     assert shown(third) == ["needle-2"]
     assert link(third, "next") == ""

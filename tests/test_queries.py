@@ -30,6 +30,7 @@ PAGES = (
     ("containers", ""),
     ("containers", "state=live&image=herdweb/agent"),
     ("container", ""),
+    ("container_now", ""),
 )
 FEW, MANY, MOST = 2, 20, 20
 
@@ -92,6 +93,7 @@ class World:
             "run": [self.run.public_id],
             "session": [self.session.public_id],
             "container": [self.container.pk],
+            "container_now": [self.container.pk],
         }
         return f"{reverse(f'agents:{name}', args=keys.get(name))}?{query}"
 

@@ -1,6 +1,6 @@
 // data-once: a form is sent once. data-submit-keys: Ctrl+Enter sends it. data-submit-on-change: so
 // does a choice. data-unless="mode=new": shown unless that radio button is chosen. data-lean: what is
-// left empty is not sent, so that addresses stay short.
+// left empty, or at the first choice, is not sent, so that addresses stay short.
 "use strict";
 (() => {
   document.querySelectorAll("form[data-once]").forEach((form) => {
@@ -17,7 +17,7 @@
       form.querySelectorAll("button[type=submit]").forEach((button) => button.classList.remove("btn-loading"));
     });
   });
-  const empty = (form) => [...form.elements].filter((field) => field.name && !field.value);
+  const empty = (form) => [...form.elements].filter((field) => field.name && (!field.value || field.selectedIndex === 0));
   document.querySelectorAll("form[data-lean]").forEach((form) => {
     form.addEventListener("submit", () => empty(form).forEach((field) => (field.disabled = true)));
     addEventListener("pageshow", () => empty(form).forEach((field) => (field.disabled = false)));
