@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from agents.views import agents, containers, events, help, images, lists, runs, sessions
+from agents.views import agents, bulk, containers, events, help, images, lists, runs, sessions
 
 app_name = "agents"
 
@@ -11,6 +11,7 @@ urlpatterns = [
     path("agents/", agents.agents, name="agents"),
     path("agents/<slug:name>/", agents.agent, name="agent"),
     path("runs/", runs.runs, name="runs"),
+    path("runs/bulk/", bulk.runs_bulk, name="runs_bulk"),
     path("runs/<uuid:public_id>/", runs.run, name="run"),
     path("runs/<uuid:public_id>/cancel/", runs.run_cancel, name="run_cancel"),
     path("runs/<uuid:public_id>/again/", runs.run_again, name="run_again"),
@@ -23,6 +24,7 @@ urlpatterns = [
     path("sessions/", sessions.sessions, name="sessions"),
     path("sessions/<uuid:public_id>/", sessions.session, name="session"),
     path("sessions/<uuid:public_id>/rename/", sessions.session_rename, name="session_rename"),
+    path("sessions/<uuid:public_id>/delete/", bulk.session_delete, name="session_delete"),
     path("containers/", containers.containers, name="containers"),
     path("containers/<int:number>/", containers.container, name="container"),
     path("containers/<int:number>/now/", containers.container_now, name="container_now"),

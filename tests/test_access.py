@@ -39,6 +39,8 @@ PAGES = {
     "runs": (LIST, NOBODY),
     "run": (OBJECT, NOBODY),
     "run_cancel": (NOBODY, "L 403 404 303 303"),
+    "runs_bulk": (NOBODY, "L 303 303 303 303"),
+    "session_delete": (NOBODY, "L 403 403 403 200"),
     "run_again": (NOBODY, "L 403 404 303 303"),
     "run_markdown": (OBJECT, NOBODY),
     "run_output": (OBJECT, NOBODY),

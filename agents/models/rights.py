@@ -14,6 +14,8 @@ RUN = "agents.run_agent"
 # What an administrator may: see every agent, and set what containers can reach.
 ADMINISTER = "agents.administer"
 SEE = "agents.view_agent"
+# Records are deleted for good, by administrators.
+DELETE = "agents.delete_run"
 
 VIEWER, OPERATOR, ADMINISTRATOR = ROLES = ("Viewer", "Operator", "Administrator")
 

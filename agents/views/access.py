@@ -10,13 +10,13 @@ from django.db.models import Model
 from django.http import Http404, HttpRequest, HttpResponse
 
 from agents.models import Audit
-from agents.models.rights import ADMINISTER, RUN, Guarded
+from agents.models.rights import ADMINISTER, DELETE, RUN, Guarded
 
 Row = TypeVar("Row", bound=Model)
 View = Callable[..., HttpResponse]
 
 # Who has the permission, in words.
-ROLES_WITH = {RUN: "operators", ADMINISTER: "administrators"}
+ROLES_WITH = {RUN: "operators", ADMINISTER: "administrators", DELETE: "administrators"}
 
 
 def seen(request: HttpRequest, rows: Guarded[Row], **which: Any) -> Row:

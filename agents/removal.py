@@ -1,0 +1,134 @@
+"""Deleting records for good: what would go, then its going, one run at a time beside live ones."""
+
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from django.db import transaction
+from django.db.models import Q, QuerySet, Sum
+
+from agents import machine
+from agents.models import Container, Event, Run, Session
+
+# Not more at a time, so that a request ends and the database is never held for long.
+RUNS_AT_MOST, EVENTS_AT_MOST = 500, 1_000_000
+
+
+@dataclass(frozen=True)
+class Removal:
+    """What would go, and what stays with the reason; sizes in bytes, of the raw output."""
+
+    runs: Sequence[Run]
+    staying: Sequence[Run]
+    sessions: Sequence[Session]
+    containers: int
+    events: int
+    size: int
+
+    @property
+    def obstacle(self) -> str:
+        """Why it cannot be done in one go; empty if it can."""
+        if len(self.runs) > RUNS_AT_MOST:
+            return f"At most {RUNS_AT_MOST} runs are deleted at a time; these are {len(self.runs)}."
+        if self.events > EVENTS_AT_MOST and len(self.runs) > 1:
+            return (
+                f"At most {EVENTS_AT_MOST:,} events are deleted at a time; these runs have {self.events:,}."
+            )
+        return ""
+
+
+def of_runs(runs: QuerySet[Run]) -> Removal:
+    """What goes with these runs: live and waiting ones stay, a session goes with its last run."""
+    chosen = list(runs.select_related("agent", "session").defer("prompt", "config", "result"))
+    going = [run for run in chosen if run.is_terminal]
+    return removal(going, [run for run in chosen if not run.is_terminal], emptied(going))
+
+
+def of_session(session: Session) -> Removal:
+    """What goes with a whole session; nothing while one of its runs has not ended."""
+    rows = Run.objects.filter(Q(session=session) | Q(continues=session))
+    chosen = list(rows.select_related("agent").defer("prompt", "config", "result"))
+    staying = [run for run in chosen if not run.is_terminal]
+    staying += Run.objects.filter(forks=session).exclude(state__in=Run.TERMINAL)
+    return removal([], staying, []) if staying else removal(chosen, [], [session])
+
+
+def removal(going: list[Run], staying: list[Run], sessions: list[Session]) -> Removal:
+    """The same with its numbers."""
+    sums = Run.objects.filter(pk__in=[run.pk for run in going]).aggregate(
+        events=Sum("event_count"), output=Sum("output_bytes"), errors=Sum("stderr_bytes")
+    )
+    size = (sums["output"] or 0) + (sums["errors"] or 0)
+    return Removal(
+        going, staying, sessions, containers_of(going, sessions).count(), sums["events"] or 0, size
+    )
+
+
+def emptied(runs: Iterable[Run]) -> list[Session]:
+    """The sessions in which no other run took part, nor is to."""
+    going = {run.pk for run in runs}
+    found = {run.session for run in runs if run.session}
+    others = Run.objects.filter(Q(session__in=found) | Q(continues__in=found) | Q(forks__in=found))
+    used = set()
+    for run in others.exclude(pk__in=going).only("session_id", "continues_id", "forks_id"):
+        used |= {run.session_id, run.continues_id, run.forks_id}
+    return sorted((session for session in found if session.pk not in used), key=lambda row: row.pk)
+
+
+def containers_of(runs: Iterable[Run], sessions: Iterable[Session]) -> QuerySet[Container]:
+    """The records of containers in which nothing else lived."""
+    pks = [run.pk for run in runs]
+    alone = Container.objects.filter(runs__in=pks).exclude(
+        pk__in=Run.objects.exclude(pk__in=pks).exclude(container=None).values("container")
+    )
+    mine = Container.objects.filter(pk__in=alone.values("pk")) | Container.objects.filter(
+        session__in=sessions
+    )
+    return mine.filter(removed_at__isnull=False)
+
+
+def remove(plan: Removal) -> list[str]:
+    """Delete what the plan says, files first; returns what could not be deleted, in words.
+
+    Files first, because rows without files say so on their pages, and files without rows say nothing.
+    """
+    containers = list(containers_of(plan.runs, plan.sessions).values_list("pk", flat=True))
+    left = [complaint for run in plan.runs for complaint in remove_run(run)]
+    for session in plan.sessions:
+        left += remove_session(session)
+    Container.objects.filter(pk__in=containers, runs=None).delete()
+    return left
+
+
+def remove_run(run: Run) -> list[str]:
+    """One run with its events and its files; it may have gone meanwhile."""
+    left = remove_folder(machine.state().run(str(run.public_id)))
+    if not left:
+        with transaction.atomic():
+            Event.objects.filter(run=run)._raw_delete(Event.objects.db)
+            Run.objects.filter(pk=run.pk, state__in=Run.TERMINAL).delete()
+    return left
+
+
+def remove_session(session: Session) -> list[str]:
+    """One session with its home; forks of it go on without knowing where they came from."""
+    with transaction.atomic():
+        if Run.objects.filter(Q(session=session) | Q(continues=session)).exists():
+            return [f"The session {session} has a run again and stays."]
+        left = remove_folder(machine.state().path / session.home)
+        if not left:
+            Run.objects.filter(forks=session).update(forks=None)
+            session.delete()
+    return left
+
+
+def remove_folder(folder: Path) -> list[str]:
+    """A directory with what is in it, following no links; one that is gone already is fine."""
+    try:
+        shutil.rmtree(folder)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        return [f"{error.filename or folder} cannot be deleted: {error.strerror}."]
+    return []
