@@ -16,13 +16,14 @@ from django.utils import timezone
 from redis.exceptions import RedisError
 
 from agents import jobs, machine
+from agents.models.fields import parse_size
 from agents.runtimes import EngineReport, RunError, engine_report, human_size
 from agents.runtimes.image import Image, images
 
 Status = Literal["ok", "warn", "fail"]
 
-GB = 1024**3
-DISK_WARN, DISK_FAIL = 5 * GB, 1 * GB
+# With less than this part of the wanted space it is not low, but a failure.
+DISK_FAIL = 0.2
 # In seconds. Leases are compared between machines, and the shortest one has twelve.
 CLOCK_WARN, CLOCK_FAIL = 2, 10
 VERSION_LABEL = "herdweb.claude-code.version"
@@ -108,12 +109,7 @@ def examine_queue() -> Iterator[Finding]:
         version = jobs.queue().connection.info("server")["redis_version"]
         workers = jobs.workers()
     except RedisError as error:
-        yield Finding(
-            "redis",
-            "fail",
-            f"It does not answer: {error}",
-            START_REDIS,
-        )
+        yield without_redis(error)
         yield Finding("workers", "warn", "Not known, because Redis does not answer.", "Start Redis first.")
         return
     yield Finding("redis", "ok", f"Redis {version}")
@@ -121,6 +117,11 @@ def examine_queue() -> Iterator[Finding]:
         yield Finding("workers", "ok", f"{len(workers)} alive")
     else:
         yield Finding("workers", "fail", "None is alive, so no run starts.", START_WORKERS)
+
+
+def without_redis(error: Exception) -> Finding:
+    """That the queue cannot be reached."""
+    return Finding("redis", "fail", f"It does not answer: {error}", START_REDIS)
 
 
 def examine_image() -> Finding:
@@ -205,10 +206,22 @@ def examine_disk() -> Finding:
     """Room for what agents write."""
     path = Path(settings.HERDWEB_STATE_DIR)
     existing = next(folder for folder in (path, *path.parents) if folder.exists())
-    free = shutil.disk_usage(existing).free
-    status: Status = "fail" if free < DISK_FAIL else "warn" if free < DISK_WARN else "ok"
-    remedy = f"Free some space on the disk of {existing}." if status != "ok" else ""
-    return Finding("disk", status, f"{human_size(free)} free", remedy)
+    disk = shutil.disk_usage(existing)
+    wanted = wanted_space(disk.total)
+    if disk.free >= wanted:
+        return Finding("disk", "ok", f"{human_size(disk.free)} free")
+    return Finding(
+        "disk",
+        "fail" if disk.free < wanted * DISK_FAIL else "warn",
+        f"{human_size(disk.free)} free, less than {human_size(wanted)}",
+        f"Free some space on the disk of {existing}, or lower HERDWEB_FREE_SPACE.",
+    )
+
+
+def wanted_space(total: int) -> int:
+    """How many bytes of a disk should be free."""
+    wanted = str(settings.HERDWEB_FREE_SPACE)
+    return int(total * float(wanted[:-1]) / 100) if wanted.endswith("%") else parse_size(wanted)
 
 
 def examine_database() -> Iterator[Finding]:

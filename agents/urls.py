@@ -2,12 +2,12 @@
 
 from django.urls import path
 
-from agents.views import agents, bulk, containers, events, help, images, lists, runs, sessions
+from agents.views import agents, bulk, containers, dashboard, events, help, images, lists, runs, sessions
 
 app_name = "agents"
 
 urlpatterns = [
-    path("", agents.agents, name="dashboard"),
+    path("", dashboard.dashboard, name="dashboard"),
     path("agents/", agents.agents, name="agents"),
     path("agents/<slug:name>/", agents.agent, name="agent"),
     path("runs/", runs.runs, name="runs"),

@@ -38,6 +38,9 @@ class Environment(BaseSettings):
     herdweb_container_user: str = Field(default="", pattern=r"^(\d+:\d+)?$")
     herdweb_mount_roots: str = ""
     herdweb_secrets_dir: Path | None = None
+    herdweb_free_space: str = Field(
+        default="5g", pattern=r"(?i)^([0-9]{1,6}(\.[0-9]{1,3})?[mgt]b?|[0-9]{1,2}(\.[0-9]{1,3})?%)$"
+    )
     herdweb_workers: int = Field(default=4, ge=1, le=64)
     herdweb_time_zone: str = "UTC"
     herdweb_log_level: str = Field(default="INFO", pattern=r"^(DEBUG|INFO|WARNING|ERROR)$")

@@ -22,6 +22,7 @@ HERDWEB_CONTAINER_USER = ENVIRONMENT.container_user
 HERDWEB_MOUNT_ROOTS = ENVIRONMENT.mount_roots
 HERDWEB_SECRETS_DIR = ENVIRONMENT.secrets_dir
 HERDWEB_REDIS_URL = ENVIRONMENT.redis_url
+HERDWEB_FREE_SPACE = ENVIRONMENT.herdweb_free_space
 HERDWEB_WORKERS = ENVIRONMENT.herdweb_workers
 
 INSTALLED_APPS = [
@@ -66,6 +67,7 @@ TEMPLATES = [
                 "django.template.context_processors.request",
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
+                "agents.views.banner.severe",
             ],
         },
     },

@@ -420,7 +420,7 @@ def test_a_container_shows_its_limits_its_end_and_what_lived_in_it(browser: Clie
 
 
 def test_there_is_a_next_step_where_nothing_is_yet(browser: Client) -> None:
-    assert "Create the first agent" in browser.get("/").content.decode()
+    assert "Create the first agent" in browser.get("/agents/").content.decode()
     for path in ("/runs/", "/sessions/", "/containers/"):
         assert 'href="/"' in browser.get(path).content.decode()
 

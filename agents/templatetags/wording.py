@@ -113,7 +113,7 @@ def money(value: float | None) -> str:
     """Dollars; small amounts with the digits that matter."""
     if value is None:
         return ""
-    return f"${value:,.2f}" if value >= 1 else f"${value:.4f}"
+    return f"${value:,.2f}" if value >= 1 or value == 0 else f"${value:.4f}"
 
 
 @register.filter

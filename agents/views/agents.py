@@ -4,12 +4,13 @@ from collections.abc import Callable
 from typing import Any
 
 from django.core.exceptions import ValidationError
-from django.db.models import Count, OuterRef, QuerySet, Subquery
+from django.core.paginator import Paginator
+from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
 from django.views.decorators.http import require_http_methods, require_safe
 
-from agents import jobs, sessions
+from agents import activity, jobs, sessions
 from agents.forms import RunForm
 from agents.models import Agent, Run, Session
 from agents.models.rights import RUN
@@ -18,32 +19,24 @@ from agents.views.runs import listed
 
 # How many sessions the form offers, and how many rows a tab below it shows.
 OFFERED, RECENT = 20, 10
+# Of the list of agents.
+PER_PAGE, LONGEST_QUERY = 50, 100
 
 
 @require_safe
 def agents(request: HttpRequest) -> HttpResponse:
-    """All agents with what they are doing and what became of their last runs."""
-    newest = Run.objects.filter(agent=OuterRef("pk")).order_by("-id").values("pk")[:1]
-    visible = Agent.objects.visible_to(request.user).select_related("docker")
-    rows: list[Any] = list(visible.annotate(last_run=Subquery(newest)))
-    last = listed(Run.objects.all()).in_bulk([row.last_run for row in rows if row.last_run])
-    live, waiting = tally(Run.LIVE), tally(Run.PENDING)
-    table = [
-        {
-            "agent": row,
-            "last": last.get(row.last_run),
-            "live": live.get(row.pk, 0),
-            "waiting": waiting.get(row.pk, 0),
-        }
-        for row in rows
-    ]
-    return render(request, "agents/agents.html", {"table": table})
-
-
-def tally(states: tuple[str, ...]) -> dict[int, int]:
-    """How many runs each agent has in these states."""
-    rows = Run.objects.filter(state__in=states).order_by().values("agent").annotate(number=Count("pk"))
-    return {row["agent"]: row["number"] for row in rows}
+    """The agents that the user may see, with what they are doing and what became of their last runs."""
+    query = request.GET.get("q", "").replace("\0", "").strip()[:LONGEST_QUERY]
+    found = Agent.objects.visible_to(request.user)
+    if query:
+        found = found.filter(Q(name__icontains=query) | Q(description__icontains=query))
+    page = Paginator(found, PER_PAGE).get_page(request.GET.get("page"))
+    shown = [row.pk for row in page.object_list]
+    windows = activity.Windows.now()
+    table = activity.about(found.filter(pk__in=shown))
+    activity.counted(table, activity.count(shown, windows))
+    context = {"page": page, "table": table, "query": query, "week": windows.week}
+    return render(request, "agents/agents.html", context)
 
 
 @require_http_methods(["GET", "HEAD", "POST"])

@@ -63,7 +63,8 @@ def test_a_break_in_the_last_reading_is_not_taken_for_the_end(
     life: Life, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Twice the connection breaks while the engine's log is read after the end, before anything new."""
-    replay, breaks = life.reading.replay, []
+    replay = life.reading.replay
+    breaks: list[bool] = []
 
     def breaking(follow: bool) -> None:
         replay(follow)

@@ -1,4 +1,4 @@
-"""The ticker: every second what is due, every ten seconds what was left behind."""
+"""The ticker: every second what is due, every ten seconds what was left behind and what is wrong."""
 
 import logging
 import signal
@@ -12,7 +12,7 @@ from django.core.management.base import BaseCommand
 from django.db import DatabaseError, close_old_connections
 from redis.exceptions import RedisError
 
-from agents import jobs
+from agents import health, jobs
 from agents.runtimes import RunError
 
 logger = logging.getLogger(__name__)
@@ -26,11 +26,11 @@ class Command(BaseCommand):
     help = "Starts what is due and repairs what was left behind, until it is told to end."
 
     def handle(self, *arguments: Any, **options: Any) -> None:
-        """Sweep in a thread, so that an engine that hangs does not keep runs from starting."""
+        """Ask the engine in threads, so that one that hangs does not keep runs from starting."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: sys.exit(0))
-        seconds = jobs.SWEEP_EVERY.total_seconds()
-        threading.Thread(target=every, args=(seconds, jobs.sweep), daemon=True).start()
+        for period, work in ((jobs.SWEEP_EVERY, jobs.sweep), (health.LOOK_EVERY, health.look)):
+            threading.Thread(target=every, args=(period.total_seconds(), work), daemon=True).start()
         every(TICK_SECONDS, jobs.tick)
 
 

@@ -1,0 +1,22 @@
+"""The banner of what is badly wrong, on every page."""
+
+from typing import Any
+
+from django.http import HttpRequest
+from django.utils.functional import SimpleLazyObject
+
+from agents import health
+from agents.models.rights import SEE
+
+
+def severe(request: HttpRequest) -> dict[str, Any]:
+    """Context of all templates; Redis is asked when a template comes to it, once a page."""
+    return {"severe": SimpleLazyObject(lambda: found(request))}
+
+
+def found(request: HttpRequest) -> list[health.Problem]:
+    """What keeps runs from going at all, for those who may see runs."""
+    user = getattr(request, "user", None)
+    if user is None or not user.has_perm(SEE):
+        return []
+    return [problem for problem in health.problems() if problem.severe]
