@@ -78,7 +78,7 @@ def test_a_session_stays_while_another_run_took_part_in_it(
     Run.objects.filter(pk=ran(agent).pk).update(session=first.session)
     assert removal.of_runs(Run.objects.filter(pk=first.pk)).sessions == []
     bulk(administrator, "delete", first, confirmed="1")
-    assert Session.objects.filter(pk=first.session_id).exists()
+    assert Session.objects.filter(pk=str(first.session_id)).exists()
     assert home(first.session).exists()
 
 
