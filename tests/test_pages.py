@@ -430,3 +430,12 @@ def test_the_vendored_files_are_as_recorded() -> None:
     assert "sourceMappingURL" not in (folder / "tabler.min.css").read_text()
     assert "Permission is hereby granted" in (folder / "tabler-core.LICENSE.txt").read_text()
     assert Session._meta.app_label == "agents"
+
+
+def test_no_rule_of_a_style_sheet_lies_inside_another_by_mistake() -> None:
+    for sheet in (Path(__file__).parent.parent / "agents/static/agents").glob("*.css"):
+        depth = 0
+        for number, line in enumerate(sheet.read_text().splitlines(), 1):
+            assert not depth or line == "}" or line.startswith(" ") or not line, f"{sheet.name}:{number}"
+            depth += line.count("{") - line.count("}")
+        assert depth == 0, sheet.name
