@@ -1,6 +1,5 @@
 """Everything editable, and the records to look things up in."""
 
-import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from agents.forms import AgentForm, DockerSettingsForm
 from agents.models import Agent, Audit, Container, DockerSettings, Event, Run, Session
 from agents.models.fields import LinesField, PairsField, SecondsField, SizeField
 from agents.models.rights import Guarded, is_administrator
+from agents.prose import plain, pretty
 from agents.tryout import TryOut
 
 if TYPE_CHECKING:
@@ -232,6 +232,20 @@ class RecordAdmin(ModelBase):
         rows: Guarded[Any] = super().get_queryset(request)  # type: ignore[assignment]
         return rows.visible_to(request.user)
 
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
+        """The row with its texts, and those of what it points to, made harmless."""
+        row = super().get_object(request, object_id, from_field)
+        if row is not None:
+            tame(row, *filter(None, (getattr(row, name) for name in foreign_keys(row))))
+        return row
+
+    def get_changelist_instance(self, request: HttpRequest) -> Any:
+        """The list, likewise."""
+        found = super().get_changelist_instance(request)
+        for row in found.result_list:
+            tame(row, *filter(None, row._state.fields_cache.values()))
+        return found
+
     def has_add_permission(self, request: HttpRequest) -> bool:
         """Nobody."""
         return False
@@ -254,13 +268,25 @@ class RecordAdmin(ModelBase):
         return self.get_fields(request, obj)
 
 
+def foreign_keys(row: Model) -> list[str]:
+    """The names of the columns that point to other rows."""
+    return [field.name for field in row._meta.concrete_fields if field.is_relation]
+
+
+def tame(*rows: Model) -> None:
+    """Make the texts of rows harmless, which must not be saved afterwards; the admin only shows them."""
+    for row in rows:
+        for field in row._meta.concrete_fields:
+            if isinstance(row.__dict__.get(field.attname), str) and not field.primary_key:
+                setattr(row, field.attname, plain(row.__dict__[field.attname]))
+
+
 def shown(name: str) -> Any:
     """A column of the admin that shows a JSON field."""
 
     @admin.display(description=name.replace("_", " "))
     def column(_: Any, row: Model) -> str:
-        text = json.dumps(getattr(row, name), indent=2, ensure_ascii=False, default=str)
-        return format_html('<pre class="own-json">{}</pre>', text)
+        return format_html('<pre class="own-json" tabindex="0">{}</pre>', pretty(getattr(row, name)))
 
     return column
 
