@@ -1,8 +1,7 @@
-"""The whole walk in a real browser."""
+"""The page of a run in a real browser: its lines as they come, found, folded, linked."""
 
 import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,9 +9,10 @@ from django.contrib.auth.models import User
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from agents import jobs
-from agents.models import Agent, Event, Run
+from agents.models import Agent, Run
 from agents.runtimes.types import Kind, Line, Message, Parsed
 from tests.conftest import ROOT, execute, until
+from tests.world import TRANSCRIPT
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.browser]
 MakeAgent = Callable[..., Agent]
@@ -21,7 +21,6 @@ ARGUMENTS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
-SLOWLY = ["sh", "-c", "for i in $(seq 1 60); do echo line-$i; sleep 0.1; done"]
 
 
 @pytest.fixture(scope="module")
@@ -72,34 +71,6 @@ def expected(count: int) -> list[str]:
     return [f"line-{number}" for number in range(1, count + 1)]
 
 
-def test_from_the_admin_to_the_end_of_a_run_in_a_container(
-    page: Page, make_agent: MakeAgent, workers: Callable[..., object], tiny_image: str
-) -> None:
-    make_agent("counter", runtime="command", command=SLOWLY, docker_image=tiny_image, docker_network="none")
-    workers(1)
-    page.goto("/agents/counter/")
-    page.get_by_role("link", name="Configure").click()
-    page.locator("#id_docker-0-enabled").check()
-    picture(page, "admin-agent")
-    page.locator("input[name=_save]").first.click()
-    expect(page.get_by_text("was changed successfully")).to_be_visible()
-    page.goto("/agents/counter/")
-    expect(page.get_by_text("in a container of")).to_be_visible()
-    page.get_by_label("Prompt").fill("Count to sixty.")
-    page.get_by_role("button", name="Run", exact=True).click()
-    expect(page.get_by_text("line-5", exact=True)).to_be_visible(timeout=20_000)
-    assert len(lines(page)) < 60
-    page.reload()
-    picture(page, "run-live")
-    expect(page.get_by_text("line-60", exact=True)).to_be_visible(timeout=20_000)
-    expect(page.locator("[data-part=headline]").get_by_text("succeeded")).to_be_visible()
-    assert lines(page) == expected(60)
-    assert page.title().startswith("succeeded")
-    expect(page.get_by_role("button", name="Cancel")).to_have_count(0)
-    page.get_by_role("link", name=re.compile("^herdweb-")).click()
-    expect(page.get_by_text("Limits, as the engine applied them")).to_be_visible()
-
-
 def test_a_second_tab_sees_the_same_and_the_reader_who_scrolled_up_is_left_alone(
     page: Page, context: BrowserContext, make_agent: MakeAgent
 ) -> None:
@@ -134,31 +105,6 @@ def test_a_page_whose_stream_is_held_back_asks_by_itself(page: Page, make_agent:
     expect(page.get_by_text("the last word")).to_be_visible()
     assert lines(page) == expected(3)
     assert page.title().startswith("cancelled")
-
-
-def test_cancelling_is_seen_without_a_reload(
-    page: Page, make_agent: MakeAgent, workers: Callable[..., object]
-) -> None:
-    workers(1)
-    run = jobs.submit(make_agent(runtime="command", command=["sleep", "60"]), "x")
-    page.goto(run.get_absolute_url())
-    until(lambda: Run.objects.get().state == "running", "It did not start")
-    page.get_by_role("button", name="Cancel").click()
-    expect(page.locator("[data-part=state]").get_by_text("Cancelled by admin.")).to_be_visible(timeout=15_000)
-    expect(page.get_by_role("button", name="Cancel")).to_have_count(0)
-
-
-def test_what_is_hostile_does_nothing_in_a_browser(page: Page, make_agent: MakeAgent) -> None:
-    text = "<img src=x onerror=document.title='owned'><script>document.title='owned'</script>\x1b[31mred"
-    run = execute(jobs.submit(make_agent(description=text), text))
-    for kind in Event.Kind.values:
-        run.note(text)
-        Event.objects.filter(seq=run.event_count).update(kind=kind, payload={"block": {"input": text}})
-    for path in ("/", "/agents/probe/", run.get_absolute_url(), f"/admin/agents/run/{run.pk}/change/",
-                 "/admin/agents/event/", "/admin/agents/agent/"):  # fmt: skip
-        page.goto(path)
-        assert "owned" not in page.title(), path
-        assert page.locator("img[src=x]").count() == 0, path
 
 
 def test_a_result_that_comes_later_is_put_into_its_call_as_on_a_reload(
@@ -281,52 +227,9 @@ def outline(page: Page) -> str:
     return str(page.locator(".own-events").evaluate(script))
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_pages_fit_a_telephone_and_a_desk(
-    page: Page, make_agent: MakeAgent, tiny_image: str, scheme: str
-) -> None:
-    run = gallery(make_agent, tiny_image)
-    assert run.session
-    assert run.container
-    page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
-    shown = {
-        "agents": "/", "agent": "/agents/reviewer/", "runs": "/runs/", "run": run.get_absolute_url(),
-        "sessions": "/sessions/", "session": run.session.get_absolute_url(), "containers": "/containers/",
-        "container": run.container.get_absolute_url(), "help": "/help/", "admin": "/admin/",
-    }  # fmt: skip
-    for width, device in ((1280, "desk"), (390, "phone")):
-        page.set_viewport_size({"width": width, "height": 800})
-        for name, path in shown.items():
-            page.goto(path)
-            picture(page, f"{name}-{device}-{scheme}")
-            if name != "admin":
-                assert page.evaluate("document.documentElement.scrollWidth") <= width, (name, device)
-
-
 def test_a_picture_in_a_result_is_shown(page: Page, make_agent: MakeAgent) -> None:
     run = execute(jobs.submit(make_agent(runtime="command", command=["cat"]), TRANSCRIPT))
     page.goto(run.get_absolute_url())
     shown = page.locator(".own-image img")
     shown.scroll_into_view_if_needed()
     until(lambda: shown.evaluate("image => image.naturalWidth") == 160, "It was not loaded")
-
-
-def gallery(make_agent: MakeAgent, image: str) -> Run:
-    """Agents and runs of many kinds, for pictures."""
-    make_agent("nightly-report", description="Sums up what changed since yesterday.", enabled=False)
-    failing = make_agent(
-        "docs-checker", runtime="command", command=["sh", "-c", "echo broken link >&2; exit 3"]
-    )
-    execute(jobs.submit(failing, "Check every link in docs/."))
-    agent = make_agent(
-        "reviewer", runtime="command", command=["cat"], docker_enabled=True, docker_image=image,
-        docker_network="none", description="Reads pull requests and comments on them.",
-    )  # fmt: skip
-    run = execute(jobs.submit(agent, TRANSCRIPT))
-    waiting = jobs.submit(agent, "Review the branch feature/paging as well.")
-    waiting.wait(f"Agent limit 1/1: run {run.short_id} is live.")
-    run.refresh_from_db()
-    return run
-
-
-TRANSCRIPT = (Path(__file__).parent / "transcript.jsonl").read_text()

@@ -1,0 +1,273 @@
+"""A site with some of everything, the addresses of all its pages, and a browser that complains."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from axe_playwright_python.base import AXE_SCRIPT
+from django.contrib.admin.models import LogEntry
+from django.contrib.auth.models import Group, User
+from django.utils import timezone
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, Response, WebError
+
+from agents import jobs
+from agents.models import Agent, Audit, Container, Run, SavedList
+from agents.models.agent import MB
+from tests.conftest import execute
+
+MakeAgent = Callable[..., Agent]
+Person = Callable[..., User]
+TRANSCRIPT = (Path(__file__).parent / "transcript.jsonl").read_text()
+
+# Pages that answer a POST are reached by what is ticked or pressed on another one.
+PRESSES = " > "
+# For every address of ours (agents/urls.py) where it is looked at; the first one is named after it.
+PAGES = {
+    "dashboard": ["/"],
+    "agents": ["/agents/"],
+    "agent": ["/agents/reviewer/", "/agents/nightly-report/", "/agents/reviewer/?from={run}",
+              "/agents/reviewer/?tab=sessions", "/agents/reviewer/?tab=containers"],
+    "runs": ["/runs/", "/runs/?state=failed", "/runs/?agent=nobody"],
+    "runs_bulk": ["/runs/ > all > Cancel …", "/runs/ > all > Delete …"],
+    "run": ["/runs/{run}/", "/runs/{live}/", "/runs/{failed}/", "/runs/{waiting}/", "/runs/{run}/?q=page"],
+    "sessions": ["/sessions/"],
+    "session": ["/sessions/{session}/", "/sessions/{forgetful}/"],
+    "session_delete": ["/sessions/{forgetful}/ > Delete …"],
+    "containers": ["/containers/"],
+    "container": ["/containers/{container}/", "/containers/{living}/"],
+    "help": ["/help/"],
+}  # fmt: skip
+# Those that are no pages, and why.
+NO_PAGES = {
+    "run_cancel": "answers a POST, with a redirect",
+    "run_again": "answers a POST, with a redirect",
+    "run_markdown": "a download",
+    "run_output": "a download",
+    "run_errors": "a download",
+    "run_events": "JSON, for the page of a run",
+    "run_stream": "a stream, for the page of a run",
+    "run_image": "a picture, on the page of a run",
+    "session_rename": "answers a POST, with a redirect",
+    "container_now": "parts of the page of a container",
+    "container_stop": "answers a POST, with a redirect",
+    "list_save": "answers a POST, with a redirect",
+    "list_forget": "answers a POST, with a redirect",
+}
+ADMIN_PAGES = {
+    "admin": "/admin/",
+    "admin-app": "/admin/agents/",
+    "admin-password": "/admin/password_change/",
+    "admin-agents": "/admin/agents/agent/",
+    "admin-agent-add": "/admin/agents/agent/add/",
+    "admin-agent": "/admin/agents/agent/{agent_pk}/change/",
+    "admin-agent-delete": "/admin/agents/agent/{agent_pk}/delete/",
+    "admin-agent-history": "/admin/agents/agent/{agent_pk}/history/",
+    "admin-runs": "/admin/agents/run/",
+    "admin-run": "/admin/agents/run/{run_pk}/change/",
+    "admin-sessions": "/admin/agents/session/",
+    "admin-session": "/admin/agents/session/{session_pk}/change/",
+    "admin-containers": "/admin/agents/container/",
+    "admin-container": "/admin/agents/container/{container}/change/",
+    "admin-events": "/admin/agents/event/",
+    "admin-event": "/admin/agents/event/{event_pk}/change/",
+    "admin-audits": "/admin/agents/audit/",
+    "admin-audit": "/admin/agents/audit/{audit_pk}/change/",
+    "admin-users": "/admin/auth/user/",
+    "admin-user": "/admin/auth/user/{user_pk}/change/",
+    "admin-user-add": "/admin/auth/user/add/",
+    "admin-groups": "/admin/auth/group/",
+    "admin-group": "/admin/auth/group/{group_pk}/change/",
+    "missing": "/nothing/",
+    "forbidden": "/admin/agents/run/add/",
+}
+
+
+@dataclass(frozen=True)
+class World:
+    """What there is, as the addresses need it."""
+
+    run: Run
+    values: dict[str, object]
+
+    def pages(self) -> dict[str, str]:
+        """All pages by name, with their addresses."""
+        ours = {
+            f"{name}-{number}" if number else name: path
+            for name, paths in PAGES.items()
+            for number, path in enumerate(paths)
+        }
+        return {name: path.format_map(self.values) for name, path in (ours | ADMIN_PAGES).items()}
+
+
+def world(make_agent: MakeAgent, person: Person, image: str, admin: User) -> World:
+    """Agents, runs in many states, sessions, containers, people, and what was noted of them."""
+    make_agent("nightly-report", description="Sums up what changed since yesterday.", enabled=False)
+    failing = make_agent(
+        "docs-checker", runtime="command", command=["sh", "-c", "echo broken link >&2; exit 3"]
+    )
+    SavedList.objects.create(user=admin, page="runs", name="What failed", query="state=failed")
+    failed = execute(jobs.submit(failing, "Check every link in docs/.", by=admin))
+    agent = make_agent(
+        "reviewer", runtime="command", command=["cat"], docker_enabled=True, docker_image=image,
+        docker_network="none", description="Reads pull requests and comments on them.",
+    )  # fmt: skip
+    agent.groups.add(Group.objects.get_or_create(name="Reviewers")[0])
+    run = execute(jobs.submit(agent, TRANSCRIPT, by=admin))
+    live = going(jobs.submit(agent, "Review the branch feature/search."))
+    waiting = jobs.submit(agent, "Review the branch feature/paging as well.")
+    waiting.wait(f"Agent limit 1/1: run {live.short_id} is live.")
+    forgetful = execute(jobs.submit(make_agent("parrot"), "Say this."))
+    Audit.note(admin, Audit.Deed.CHANGED, "agent reviewer", detail="Changed model.", agent=agent)
+    LogEntry.objects.log_actions(admin.pk, [agent], 2, "Changed model.", single_object=True)
+    person("viewer", "Viewer", "Reviewers", staff=True)
+    return seen(run, live=live, failed=failed, waiting=waiting, forgetful=forgetful)
+
+
+def going(run: Run) -> Run:
+    """As a run is while it lives in its container."""
+    now = timezone.now()
+    container = Container.objects.create(
+        engine_id="e" * 64, name=f"herdweb-{run.short_id}", image="herdweb-test/tiny", agent=run.agent,
+        started_at=now, sampled_at=now, memory_now=300 * MB, cpu_percent=42.0,
+        limits={"Memory": 512 * MB, "NanoCpus": 2 * 10**9},
+    )  # fmt: skip
+    Run.objects.filter(pk=run.pk).update(
+        state="running", started_at=now, last_output_at=now, container=container,
+        deadline_at=now + timedelta(hours=1),
+    )  # fmt: skip
+    run.refresh_from_db()
+    return run
+
+
+def seen(run: Run, **others: Run) -> World:
+    """The world around a run that was in a container."""
+    run.refresh_from_db()
+    assert run.session
+    assert run.container
+    forgetful = others.pop("forgetful").session
+    assert forgetful
+    values = {
+        "run": run.public_id,
+        "session": run.session.public_id,
+        "forgetful": forgetful.public_id,
+        "container": run.container.pk,
+        "living": others["live"].container_id,
+        "agent_pk": run.agent_id,
+        "run_pk": run.pk,
+        "session_pk": run.session_id,
+        "event_pk": run.events.earliest("pk").pk,
+        "audit_pk": Audit.objects.latest("pk").pk,
+        "user_pk": User.objects.get(username="viewer").pk,
+        "group_pk": Group.objects.get(name="Reviewers").pk,
+    }
+    return World(run, values | {name: other.public_id for name, other in others.items()})
+
+
+# The browser's complaints.
+
+WITNESS = """
+addEventListener("securitypolicyviolation", (event) =>
+  console.error(`The policy forbids ${event.blockedURI || "something inline"} (${event.violatedDirective})`));
+"""
+
+
+class Complaints:
+    """What goes wrong in the pages of a context, each with the address of its page.
+
+    `expected` are answers that are no mistake, by address: the page of a missing row answers 404.
+    """
+
+    def __init__(self, context: BrowserContext) -> None:
+        self.found: list[str] = []
+        self.expected: dict[str, int] = {}
+        context.add_init_script(WITNESS)
+        context.on("console", self._console)
+        context.on(
+            "weberror", lambda error: self.found.append(f"{error.page and error.page.url}: {error.error}")
+        )
+        context.on("response", self._response)
+        context.on("requestfailed", self._failed)
+
+    def _weberror(self, error: WebError) -> None:
+        self.found.append(f"{error.page and error.page.url}: {error.error}")
+
+    def _console(self, said: ConsoleMessage) -> None:
+        # What could not be loaded is told with its address by its answer.
+        if said.type in ("error", "warning") and "Failed to load resource" not in said.text:
+            self.found.append(f"{said.page and said.page.url}: {said.text}")
+
+    def _response(self, answer: Response) -> None:
+        if answer.status >= 400 and self.expected.get(answer.url) != answer.status:
+            self.found.append(f"{answer.url} answered {answer.status}")
+
+    def _failed(self, request: Request) -> None:
+        # Whoever leaves a page ends its stream.
+        if request.failure != "net::ERR_ABORTED":
+            self.found.append(f"{request.url} failed: {request.failure}")
+
+
+def log_in(page: Page, name: str) -> None:
+    page.goto("/login/")
+    page.get_by_label("Username").fill(name)
+    page.get_by_label("Password").fill("a-password-for-tests")
+    page.get_by_role("button", name="Log in").click()
+    page.wait_for_url("**/")
+
+
+@contextmanager
+def visitor(browser: Browser, web: str, name: str, **options: Any) -> Iterator[tuple[Page, Complaints]]:
+    """Somebody who has logged in, and what the browser complains of."""
+    context = browser.new_context(base_url=web, viewport={"width": 1280, "height": 800}, **options)
+    complaints = Complaints(context)
+    page = context.new_page()
+    log_in(page, name)
+    yield page, complaints
+    context.close()
+
+
+def go(page: Page, address: str) -> None:
+    """To an address, and on by the buttons that come after it."""
+    path, *buttons = address.split(PRESSES)
+    page.goto(path)
+    for name in buttons:
+        here = page.locator(f"main input[name='{name}'], main button:has-text('{name}')").first
+        here.click()
+    page.wait_for_load_state()
+
+
+# What axe finds.
+
+# Preloading would fetch style sheets anew, by their wrong addresses.
+AXE = """async () => {
+  const { violations } = await axe.run({ resultTypes: ["violations"], preload: false });
+  return violations.flatMap(({ id, impact, nodes }) =>
+    nodes.map((node) => [id, impact, node.target.flat().join(" "), node.failureSummary]));
+}"""
+# Findings in what Django's admin itself writes, by rule and by the beginning or end of the selector.
+DJANGOS_OWN: dict[str, tuple[str, ...]] = {
+    # SelectFilter2.js names its question marks, which have a label beside them.
+    "aria-prohibited-attr": (".help-tooltip.search-label-icon",),
+    # The two fields of a date and time have one label for the pair, and "Date:", "Time:" beside them.
+    "label": ("#id_last_login", "#id_date_joined"),
+    # The search field's label is a picture with a text of its own; what may be typed stands below.
+    "label-title-only": ("#searchbar",),
+}
+
+
+def barriers(page: Page, name: str) -> list[str]:
+    """What keeps people out of a page: rule, impact, element, and what is wrong."""
+    if not page.evaluate("'axe' in window"):
+        page.evaluate(AXE_SCRIPT)
+    found = [
+        each for each in page.evaluate(AXE) if not (name.startswith("admin") and is_djangos(*each[0:3:2]))
+    ]
+    return [f"{name}: {' | '.join(map(str, each))}" for each in found]
+
+
+def is_djangos(rule: str, element: str) -> bool:
+    """Whether a finding in the admin is not ours to mend."""
+    known = DJANGOS_OWN.get(rule, ())
+    return element.startswith(known) or element.endswith(known)
