@@ -15,7 +15,7 @@ run: setup
 
 # One test, for example: make test ARGS="-k login"
 test: setup-test
-	@$(PYTHON) -m scripts.stack with-engine $(PYTHON) -m pytest $(ARGS)
+	@$(PYTHON) -m scripts.stack with-engine $(PYTHON) -m pytest -n 3 --dist loadfile $(ARGS)
 
 check: setup-test
 	@VENV=$(VENV) scripts/check.sh

@@ -75,6 +75,6 @@ LABORIOUS = [
 
 @pytest.mark.parametrize("piece", LABORIOUS)
 def test_no_text_takes_long(piece: str) -> None:
-    begun = time.perf_counter()
+    begun = time.process_time()
     markdown(piece * (MARKDOWN_LIMIT // len(piece)))
-    assert time.perf_counter() - begun < 2
+    assert time.process_time() - begun < 2
