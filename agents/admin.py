@@ -34,6 +34,9 @@ DASHBOARD = apps.get_model("django_rq", "Dashboard")
 if admin.site.is_registered(DASHBOARD):
     admin.site.unregister(DASHBOARD)
 
+# Of agents that keep a group from being deleted.
+NAMED_AT_MOST = 20
+
 FOR_ADMINISTRATORS = "Fields that decide what an agent can reach, and who sees it. Administrators set them."
 
 # Sizes and durations are written with a unit, so not in a browser's box for numbers.
@@ -431,6 +434,17 @@ class RolesAdmin(Audited, GroupAdmin):
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         """Permissions, for all but superusers."""
         return [] if request.user.is_superuser else ["permissions"]
+
+    def get_deleted_objects(self, objs: Any, request: HttpRequest) -> tuple[Any, Any, Any, Any]:
+        """A group that agents are limited to stays: without it everybody with a role would see them."""
+        limited = Agent.objects.filter(groups__in=objs).distinct()[:NAMED_AT_MOST]
+        if not limited:
+            return super().get_deleted_objects(objs, request)
+        kept = [
+            f"The agent {agent} is limited to it; without it, everybody with a role could see the agent."
+            for agent in limited
+        ]
+        return [], {}, set(), [*kept, "Give these agents other groups first."]
 
 
 admin.site.unregister([User, Group])

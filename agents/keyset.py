@@ -10,7 +10,7 @@ import math
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, Generic, Self, TypeVar
 
@@ -42,7 +42,8 @@ def moment(value: object) -> datetime:
     found = parse_datetime(value) if isinstance(value, str) else None
     if found is None or found.tzinfo is None:
         raise ValueError(value)
-    return found
+    # An error at the ends of the calendar, where no database could compare it.
+    return found.astimezone(UTC)
 
 
 @dataclass(frozen=True)

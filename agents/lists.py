@@ -6,7 +6,7 @@ A value that cannot be is refused in words and left out, and the rest of the add
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Any, ClassVar
 from uuid import UUID
 
@@ -78,7 +78,8 @@ class MomentField(forms.CharField):
         """The moment, in the server's zone unless another is written."""
         text = super().clean(value)
         try:
-            return self.read(text) if text else None
+            # Where it is no moment of UTC any more, no database can compare it.
+            return self.read(text).astimezone(UTC) if text else None
         except (ValueError, OverflowError, ValidationError):
             raise ValidationError(
                 f"{shown(text)} is not a moment. Write a day like 2026-11-01, a moment like"

@@ -1,7 +1,7 @@
 """Deleting records for good: what would go, then its going, one run at a time beside live ones."""
 
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,8 @@ from agents.models import Container, Event, Run, Session
 
 # Not more at a time, so that a request ends and the database is never held for long.
 RUNS_AT_MOST, EVENTS_AT_MOST = 500, 1_000_000
+
+Witness = Callable[[Run | Session], None]
 
 
 @dataclass(frozen=True)
@@ -88,39 +90,51 @@ def containers_of(runs: Iterable[Run], sessions: Iterable[Session]) -> QuerySet[
     return mine.filter(removed_at__isnull=False)
 
 
-def remove(plan: Removal) -> list[str]:
+def remove(plan: Removal, witness: Witness) -> list[str]:
     """Delete what the plan says, files first; returns what could not be deleted, in words.
 
     Files first, because rows without files say so on their pages, and files without rows say nothing.
+    `witness` is told of each run and session that is deleted, in the same transaction.
     """
     containers = list(containers_of(plan.runs, plan.sessions).values_list("pk", flat=True))
-    left = [complaint for run in plan.runs for complaint in remove_run(run)]
+    left = [complaint for run in plan.runs for complaint in remove_run(run, witness)]
     for session in plan.sessions:
-        left += remove_session(session)
+        left += remove_session(session, witness)
     Container.objects.filter(pk__in=containers, runs=None).delete()
     return left
 
 
-def remove_run(run: Run) -> list[str]:
+def remove_run(run: Run, witness: Witness) -> list[str]:
     """One run with its events and its files; it may have gone meanwhile."""
     left = remove_folder(machine.state().run(str(run.public_id)))
     if not left:
         with transaction.atomic():
             Event.objects.filter(run=run)._raw_delete(Event.objects.db)
-            Run.objects.filter(pk=run.pk, state__in=Run.TERMINAL).delete()
+            if Run.objects.filter(pk=run.pk, state__in=Run.TERMINAL).delete()[0]:
+                witness(run)
     return left
 
 
-def remove_session(session: Session) -> list[str]:
+def remove_session(session: Session, witness: Witness) -> list[str]:
     """One session with its home; forks of it go on without knowing where they came from."""
     with transaction.atomic():
-        if Run.objects.filter(Q(session=session) | Q(continues=session)).exists():
+        # Locked, so that nobody is given a run in it while its home goes.
+        if not Session.objects.select_for_update().filter(pk=session.pk).exists():
+            return []
+        if needing(session).exists():
             return [f"The session {session} has a run again and stays."]
         left = remove_folder(machine.state().path / session.home)
         if not left:
             Run.objects.filter(forks=session).update(forks=None)
             session.delete()
+            witness(session)
     return left
+
+
+def needing(session: Session) -> QuerySet[Run]:
+    """The runs in a session, and those that are still to be forked from it."""
+    forks = Q(forks=session) & ~Q(state__in=Run.TERMINAL)
+    return Run.objects.filter(Q(session=session) | Q(continues=session) | forks)
 
 
 def remove_folder(folder: Path) -> list[str]:

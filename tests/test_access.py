@@ -8,7 +8,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from django.contrib.auth.models import User
+from django.contrib.auth.models import Group, User
 from django.contrib.contenttypes.models import ContentType
 from django.core.management import call_command
 from django.db import transaction
@@ -411,6 +411,22 @@ def test_changes_in_the_admin_are_noted(world: dict[str, Any]) -> None:
     group = {"name": "Night watch"}
     administrator.post("/admin/auth/group/add/", group)
     assert Audit.objects.filter(who="administrator", deed="added", what="group Night watch").exists()
+
+
+@pytest.mark.django_db
+def test_a_group_that_agents_are_limited_to_cannot_be_deleted(world: dict[str, Any]) -> None:
+    administrator, stranger = world["clients"]["administrator"], world["people"]["stranger"]
+    group = world["agent"].groups.get()
+    path = f"/admin/auth/group/{group.pk}/delete/"
+    shown = administrator.get(path).content.decode()
+    assert f"The agent {world['agent']} is limited to it" in shown
+    administrator.post(path, {"post": "yes"})
+    chosen = {"action": "delete_selected", "_selected_action": [group.pk], "post": "yes"}
+    administrator.post("/admin/auth/group/", chosen)
+    assert world["agent"] not in Agent.objects.visible_to(stranger)
+    world["agent"].groups.clear()
+    administrator.post(path, {"post": "yes"})
+    assert not Group.objects.filter(pk=group.pk).exists()
 
 
 @pytest.mark.django_db

@@ -56,8 +56,11 @@ def test_deleting_is_previewed_then_takes_rows_files_session_and_home(
     assert list(Session.objects.all()) == [kept.session]
     assert (folder(run).exists(), gone.exists()) == (False, False)
     assert (folder(kept).exists(), home(kept.session).exists()) == (True, True)
-    note = Audit.objects.get(deed="deleted")
-    assert (note.who, note.what, note.detail) == ("boss", "1 run", f"runs {run.short_id}")
+    notes = Audit.objects.filter(deed="deleted").values_list("who", "what", "agent", "address")
+    assert set(notes) == {
+        ("boss", f"run {run.short_id} of probe", run.agent_id, "127.0.0.1"),
+        ("boss", "session goes", run.agent_id, "127.0.0.1"),
+    }
 
 
 def test_what_has_not_ended_stays_and_is_named(administrator: Client, make_agent: MakeAgent) -> None:
@@ -128,6 +131,22 @@ def test_a_session_in_use_is_not_deleted(administrator: Client, make_agent: Make
     assert Run.objects.count() == 2
 
 
+@pytest.mark.parametrize("way", ["continues", "forks"])
+def test_a_session_that_is_asked_for_meanwhile_stays(
+    administrator: Client, make_agent: MakeAgent, way: str
+) -> None:
+    agent = make_agent()
+    run = ran(agent)
+    asked: dict[str, Any] = {way: run.session}
+    plan = removal.of_session(run.session)  # type: ignore[arg-type]
+    late = jobs.submit(agent, "late", **asked)
+    left = removal.remove(plan, lambda _: None)
+    assert [text for text in left if "has a run again and stays" in text]
+    late.refresh_from_db()
+    assert getattr(late, way) == run.session
+    assert home(run.session).exists()
+
+
 def test_links_of_an_agent_lead_nowhere(administrator: Client, make_agent: MakeAgent, tmp_path: Any) -> None:
     run = ran(make_agent())
     (tmp_path / "precious").write_text("kept")
@@ -149,6 +168,7 @@ def test_files_that_cannot_be_deleted_keep_their_row_and_are_named(
     bulk(administrator, "delete", run, confirmed="1")
     assert Run.objects.filter(pk=run.pk).exists()
     assert "cannot be deleted: Permission denied" in administrator.get("/runs/").content.decode()
+    assert not Audit.objects.filter(deed="deleted").exists()
 
 
 def test_too_much_at_once_is_refused(

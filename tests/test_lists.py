@@ -188,6 +188,8 @@ REFUSED = [
     ("until=9999-12-31", "is not a moment"),
     ("since=99999999999d", "is not a moment"),
     ("since=999999999d", "is not a moment"),
+    ("since=0001-01-01T00:00:00%2B14:00", "is not a moment"),
+    ("until=9999-12-31T23:59:59-14:00", "is not a moment"),
     ("since=2026-06-02&until=2026-06-01", "To: This lies before the beginning of the range."),
     ("sort=password", "Sorted by: 'password' is not one of these. Choose: newest, oldest"),
     ("text=%00", "Text: Null characters are not allowed."),
@@ -359,6 +361,7 @@ DAMAGED = [
     position("newest", None, 2), position("newest", True, 2), position("newest", 1, True),
     position("newest", float("nan"), 1), position("newest", 1e400, 1), position("newest", 1, 10**40),
     position("newest", 10**40, 1), position("dearest", 0.5, 3), position("nonsense", 1, 1),
+    position("newest", "0001-01-01T00:00:00+14:00", 1), position("newest", "9999-12-31T23:59:59-14:00", 1),
     position("newest", {}, 1), position([], 1, 1), urlsafe_b64encode(b"[" * 9000).decode(),
 ]  # fmt: skip
 

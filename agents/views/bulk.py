@@ -13,7 +13,7 @@ from agents import jobs, removal
 from agents.lists import runs_matching
 from agents.models import Audit, Run, Session
 from agents.models.rights import DELETE, RUN, Guarded
-from agents.views.access import demand, seen
+from agents.views.access import address, demand, seen
 
 CANCEL, REMOVE = "cancel", "delete"
 
@@ -93,12 +93,19 @@ def session_delete(request: HttpRequest, public_id: UUID) -> HttpResponse:
 
 def done(request: HttpRequest, plan: removal.Removal, what: str) -> None:
     """Delete, note who did it, and say what could not be deleted."""
-    left = removal.remove(plan)
-    names = ", ".join(run.short_id for run in plan.runs)
-    Audit.note(request.user, Audit.Deed.DELETED, what, detail=f"runs {names}" if names else "")
-    messages.info(request, f"Deleted: {what}.")
+    left = removal.remove(plan, lambda row: note(request, row))
+    if left:
+        messages.error(request, f"Not all of it could be deleted: {what}.")
+    else:
+        messages.info(request, f"Deleted: {what}.")
     for complaint in left[:5]:
         messages.error(request, complaint)
+
+
+def note(request: HttpRequest, row: Run | Session) -> None:
+    """Who deleted a run or a session; each has a line, because whoever looks for one looks for its id."""
+    what = f"run {row.short_id} of {row.agent.name}" if isinstance(row, Run) else f"session {row}"
+    Audit.note(request.user, Audit.Deed.DELETED, what, agent=row.agent, address=address(request))
 
 
 def refused(request: HttpRequest, why: str) -> HttpResponse:
