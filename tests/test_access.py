@@ -493,3 +493,12 @@ def test_what_commands_do_is_noted_with_the_terminal_s_user() -> None:
         (who, "changed", "model, name"),
         (who, "started", "go"),
     ]
+
+
+@pytest.mark.django_db
+def test_a_refusal_from_another_address_is_another_one(world: dict[str, Any], client: Client) -> None:
+    for address in ("192.0.2.1", "192.0.2.1", "192.0.2.2"):
+        client.post("/login/", {"username": "viewer", "password": "guess"}, REMOTE_ADDR=address)
+    noted = Audit.objects.filter(what="login").values_list("address", flat=True)
+    assert set(noted) == {"192.0.2.1", "192.0.2.2"}
+    assert len(noted) == 2

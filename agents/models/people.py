@@ -62,7 +62,8 @@ class Audit(models.Model):
     def refused(cls, who: Any, what: str, **facts: Any) -> None:
         """Write that somebody was refused, unless the same was written just now."""
         recent = cls.objects.filter(at__gt=timezone.now() - REPEATED, deed=cls.Deed.REFUSED)
-        if not recent.filter(who=str(who)[:150], what=what[:200]).exists():
+        same = {"who": str(who)[:150], "what": what[:200], "address": facts.get("address")}
+        if not recent.filter(**same).exists():
             cls.note(who, cls.Deed.REFUSED, what, **facts)
 
 
