@@ -49,6 +49,13 @@ class RowForm(forms.ModelForm):  # type: ignore[type-arg]
         for name, field in self.fields.items():
             teach(field, self._meta.model._meta.get_field(name).validators)
 
+    def as_typed(self) -> dict[str, Any]:
+        """The row's fields as a person would have typed them."""
+        return {
+            name: field.prepare_value(self.get_initial_for_field(field, name))
+            for name, field in self.fields.items()
+        }
+
 
 def teach(field: forms.Field, rows: list[Any]) -> None:
     """Have a field refuse in our words: the range, the choices, where a bad character is.
@@ -211,9 +218,38 @@ class RunForm(forms.Form):
     )
     session = forms.CharField(required=False)
 
-    def __init__(self, agent: Agent, *arguments: Any, **options: Any) -> None:
+    # What may differ for one run; empty: as the agent has it.
+    OVERRIDES = ("model", "max_turns", "time_limit", "idle_limit")
+
+    model = forms.CharField(required=False)
+    max_turns = forms.CharField(required=False)
+    time_limit = forms.CharField(required=False)
+    idle_limit = forms.CharField(required=False)
+
+    def __init__(self, agent: Agent, *arguments: Any, may_override: bool = False, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.agent = agent
+        self.may_override = may_override
+        self.config: dict[str, Any] | None = None
+
+    @property
+    def overridable(self) -> list[tuple[forms.BoundField, str]]:
+        """The fields of what may differ, and what the agent has, as it is written."""
+        own = AgentForm(instance=self.agent)
+        return [(self[name], str(own[name].value() or "")) for name in self.OVERRIDES]
+
+    def _override(self, data: dict[str, Any]) -> None:
+        """Judge what is to differ by the rules of the agent's own form, and freeze the result."""
+        typed = {name: data[name].strip() for name in self.OVERRIDES if data.get(name, "").strip()}
+        if not typed:
+            return
+        if not self.may_override:
+            raise ValidationError("Only those who may change agents choose other settings for a run.")
+        changed = Agent.objects.select_related("docker").get(pk=self.agent.pk)
+        form = AgentForm(AgentForm(instance=changed).as_typed() | typed, instance=changed)
+        for name, errors in form.errors.items():
+            self.add_error(name if name in typed else None, list(errors))
+        self.config = changed.freeze()
 
     def clean_prompt(self) -> str:
         """The prompt, or the agent's own."""
@@ -253,6 +289,7 @@ class RunForm(forms.Form):
             if reason:
                 verb = "forked" if mode == self.FORK else "continued"
                 self.add_error("session", f"This session cannot be {verb}: {reason}")
+        self._override(data)
         return data
 
     @property
@@ -264,4 +301,5 @@ class RunForm(forms.Form):
             "prompt": data["prompt"],
             "continues": session if data["mode"] == self.CONTINUE else None,
             "forks": session if data["mode"] == self.FORK else None,
+            "config": self.config,
         }

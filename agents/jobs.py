@@ -48,16 +48,20 @@ def submit(
     trigger: str = Run.Trigger.MANUAL,
     continues: Session | None = None,
     forks: Session | None = None,
+    config: dict[str, Any] | None = None,
 ) -> Run:
     """Create a run, with the agent's configuration frozen, and ring for it once it is committed.
 
+    `config` is a frozen configuration that differs from the agent's, as a valid form has it.
     `by` is the user who asked, or the name of whoever did in a terminal. Validation is the caller's
     form; whether the session can really be continued is judged again when the run starts.
     """
+    usual = agent.freeze()
+    differs = {name: config[name] for name in usual if config and config[name] != usual[name]}
     with transaction.atomic():
         run = Run.objects.create(
             agent=agent,
-            config=agent.freeze(),
+            config=config or usual,
             prompt=prompt,
             trigger=Run.Trigger.FORK if forks else trigger,
             requested_by=None if isinstance(by, str) else by,
@@ -65,6 +69,8 @@ def submit(
             forks=forks,
         )
         run.note(f"Queued by {by or trigger}.")
+        if differs:
+            run.note(f"For this run only: {json.dumps(differs)[1:-1]}", differs=differs)
         witness(run, by or trigger, Audit.Deed.STARTED, prompt)
         transaction.on_commit(lambda: ring(run), robust=True)
     return run

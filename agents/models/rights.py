@@ -14,6 +14,8 @@ RUN = "agents.run_agent"
 # What an administrator may: see every agent, and set what containers can reach.
 ADMINISTER = "agents.administer"
 SEE = "agents.view_agent"
+# What operators may: change an agent, or how it does one run.
+CHANGE = "agents.change_agent"
 # Records are deleted for good, by administrators.
 DELETE = "agents.delete_run"
 

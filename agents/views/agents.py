@@ -13,7 +13,7 @@ from django.views.decorators.http import require_http_methods, require_safe
 from agents import activity, jobs, sessions
 from agents.forms import RunForm
 from agents.models import Agent, Run, Session
-from agents.models.rights import RUN
+from agents.models.rights import CHANGE, RUN
 from agents.views.access import demand, seen
 from agents.views.runs import listed
 
@@ -47,10 +47,11 @@ def agent(request: HttpRequest, name: str) -> HttpResponse:
         "session": request.GET.get("session", ""),
         "prompt": prompt_of(found, request.GET.get("from", "")),
     }
-    form = RunForm(found, request.POST or None, initial=initial)
+    may_override = request.user.has_perm(CHANGE)
+    form = RunForm(found, request.POST or None, initial=initial, may_override=may_override)
     if request.method == "POST":
         demand(request, RUN)
-        form = RunForm(found, request.POST)
+        form = RunForm(found, request.POST, may_override=may_override)
         if form.is_valid():
             run = jobs.submit(found, by=request.user, **form.submission)
             return HttpResponseRedirect(run.get_absolute_url(), status=303)

@@ -88,13 +88,12 @@ def save(name: str, given: dict[str, str]) -> tuple[str, Agent, DockerSettings]:
 def bound(kind: type[RowForm], row: Any, given: dict[str, str], prefix: str = "") -> RowForm:
     """The form of a row as if a person had opened it and typed the given texts over what it says."""
     form = kind(instance=row)
-    data = {
+    changes = {
         name: typed(field, given[prefix + name])
-        if prefix + name in given
-        else field.prepare_value(form.get_initial_for_field(field, name))
         for name, field in form.fields.items()
+        if prefix + name in given
     }
-    return kind(data, instance=row)
+    return kind(form.as_typed() | changes, instance=row)
 
 
 def typed(field: forms.Field, text: str) -> str:
