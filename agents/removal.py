@@ -2,14 +2,17 @@
 
 import shutil
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 from django.db import transaction
 from django.db.models import Q, QuerySet, Sum
 
 from agents import machine
 from agents.models import Container, Event, Run, Session
+from agents.runtimes.layout import make_private
 
 # Not more at a time, so that a request ends and the database is never held for long.
 RUNS_AT_MOST, EVENTS_AT_MOST = 500, 1_000_000
@@ -123,12 +126,24 @@ def remove_session(session: Session, witness: Witness) -> list[str]:
             return []
         if needing(session).exists():
             return [f"The session {session} has a run again and stays."]
-        left = remove_folder(machine.state().path / session.home)
-        if not left:
-            Run.objects.filter(forks=session).update(forks=None)
-            session.delete()
-            witness(session)
-    return left
+        try:
+            home = set_aside(machine.state().path / session.home)
+        except OSError as error:
+            return [f"{error.filename} cannot be moved: {error.strerror}."]
+        Run.objects.filter(forks=session).update(forks=None)
+        session.delete()
+        witness(session)
+    # A home may hold a million files: the database does not wait for them.
+    return remove_folder(home)
+
+
+def set_aside(folder: Path) -> Path:
+    """Move a directory to where nobody looks for it, which takes no time; says where it is then."""
+    aside = machine.state().path / "removed" / uuid4().hex
+    make_private(aside.parent)
+    with suppress(FileNotFoundError):
+        folder.rename(aside)
+    return aside
 
 
 def needing(session: Session) -> QuerySet[Run]:

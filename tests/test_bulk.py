@@ -113,6 +113,7 @@ def test_a_session_is_deleted_with_its_runs_and_forks_of_it_stay(
     assert "Delete for good" in administrator.post(path).content.decode()
     assert Session.objects.filter(pk=session.pk).exists()
     assert administrator.post(path, {"confirmed": "1"}).status_code == 303
+    assert list((machine.state().path / "removed").iterdir()) == []
     assert list(Run.objects.all()) == [fork]
     fork.refresh_from_db()
     assert fork.forks is None

@@ -4,6 +4,7 @@ docker-sessions/<agent>/<session>/   the home of one session, mounted alone
 workspaces/<agent>/                  what the agent works on
 runs/<run>/output.jsonl, stderr.log  what it printed, byte for byte
 runs/<run>/in/                       what it was given: prompt, start script
+removed/                             homes of deleted sessions, while their files go
 trials/<id>/                         the same for a test of an agent's configuration, gone with it
 """
 
