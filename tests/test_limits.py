@@ -156,6 +156,7 @@ def test_bytes_that_are_no_text_are_kept_in_the_file(tiny: Tiny) -> None:
     "line",
     [
         '{"type": "assistant", "message": {"content": [{"type": "text", "text": "a\\u0000b\\ud800c"}]}}',
+        '{"type": "odd", "a\\u0000b\\ud800": "x"}',
         '{"type": "result", "result": "x", "num_turns": 1e999, "total_cost_usd": NaN, "usage": [1]}',
         '{"type": "result", "num_turns": 99999999999999999999999999, "usage": {"output_tokens": -5}}',
         '{"type": ' + "[" * 5000 + "]" * 5000 + "}",

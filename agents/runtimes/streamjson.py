@@ -49,8 +49,8 @@ def json_object(line: str) -> dict[str, Any] | None:
         return None
     if not isinstance(item, dict) or "type" not in item:
         return None
-    # Escapes can spell characters that no database takes.
-    return {key: storable(value) for key, value in item.items()} if "\\u" in line else item
+    # Escapes can spell characters that no database takes, in names as well.
+    return dict(storable(item)) if "\\u" in line else item
 
 
 def finite(text: str) -> float | str:
