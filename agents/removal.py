@@ -96,7 +96,8 @@ def containers_of(runs: Iterable[Run], sessions: Iterable[Session]) -> QuerySet[
 def remove(plan: Removal, witness: Witness) -> list[str]:
     """Delete what the plan says, files first; returns what could not be deleted, in words.
 
-    Files first, because rows without files say so on their pages, and files without rows say nothing.
+    A run's files first, because rows without files say so on their pages, and files without rows say
+    nothing; a session's home is set aside with its row.
     `witness` is told of each run and session that is deleted, in the same transaction.
     """
     containers = list(containers_of(plan.runs, plan.sessions).values_list("pk", flat=True))
