@@ -38,10 +38,15 @@ def missing_parts(session: Session, config: AgentConfig, runtime: Runtime) -> st
     return f"Its transcript is missing: {', '.join(lost)}." if lost else ""
 
 
+def workspace_of(config: AgentConfig) -> Path:
+    """The host's directory that an agent works in."""
+    return Path(config.working_directory or machine.state().workspace(config.name))
+
+
 def request_for(session: Session, config: AgentConfig, run: Run | None = None) -> Request:
     """The request of a run in a session, with the host's paths; without a run, to look around."""
     state = machine.state()
-    workspace = config.working_directory or str(state.workspace(config.name))
+    workspace = str(workspace_of(config))
     run_id = str(run.public_id) if run else "none"
     return Request(
         run=run_id,

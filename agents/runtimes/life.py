@@ -12,7 +12,7 @@ from docker.errors import APIError, NotFound
 from docker.models.containers import Container
 
 from agents.runtimes.engine import CONFLICT, ENGINE_ERRORS, Host, connected, engine_time
-from agents.runtimes.reading import Reading
+from agents.runtimes.reading import CLOSED, Reading
 from agents.runtimes.stream import Collector
 from agents.runtimes.types import Exit, Offsets, RunError, Usage
 from agents.runtimes.usage import usage_of
@@ -45,7 +45,7 @@ class Life:
         self.fresh = container.status == "created"
         self.found = "created" if self.fresh else f"found {container.status}"
         self.collector = Collector()
-        self.reading = Reading(client.api, self.engine_id, since, self.collector)
+        self.reading = Reading(host, self.engine_id, since, self.collector)
         self.ended = threading.Event()
         self.left = threading.Event()
         self.complete = False
@@ -142,7 +142,7 @@ class Life:
                 break
             except NotFound:
                 break
-            except ENGINE_ERRORS as error:
+            except CLOSED as error:
                 # A time-out, or an engine that is away: its own word on the state decides.
                 self.interrupted |= TIMED_OUT not in str(error)
                 if self._has_ended():
@@ -172,7 +172,7 @@ class Life:
         pause = FIRST_SAMPLE_SECONDS
         while not self.ended.wait(pause) and not self.left.is_set():
             pause = SAMPLE_SECONDS
-            with suppress(*ENGINE_ERRORS, KeyError):
+            with suppress(*CLOSED, KeyError):
                 stats = self.api.stats(self.engine_id, stream=False, one_shot=True)
                 self._sampled(usage_of(stats, before))
                 before = stats

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
+import docker
 from urllib3.exceptions import HTTPError
 
-from agents.runtimes.engine import ENGINE_ERRORS
+from agents.runtimes.engine import ENGINE_ERRORS, Host, connect
 from agents.runtimes.stream import Collector
-from agents.runtimes.types import Offsets, Stream
+from agents.runtimes.types import Offsets, RunError, Stream
 
 # A stream that brings nothing for so long after the end of the process has hung.
 STALL_SECONDS = 3.0
@@ -27,11 +28,12 @@ class Reading:
     the streams ended.
     """
 
-    def __init__(self, api: Any, engine_id: str, since: Offsets, collector: Collector) -> None:
-        self.api = api
+    def __init__(self, host: Host, engine_id: str, since: Offsets, collector: Collector) -> None:
+        self.host = host
         self.engine_id = engine_id
         self.collector = collector
         self.received: dict[Stream, int] = {"stdout": since.stdout, "stderr": since.stderr}
+        self._client: docker.DockerClient | None = None
         self._streams: list[Any] = []
         self._readers: list[threading.Thread] = []
         self._closed = False
@@ -48,7 +50,7 @@ class Reading:
     def attach(self) -> None:
         """Read both streams live; only before the start, or what was printed before is lost."""
         both = {"stdout": True, "stderr": True}
-        stream = self.api.attach(self.engine_id, stream=True, logs=False, demux=True, **both)
+        stream = self._api().attach(self.engine_id, stream=True, logs=False, demux=True, **both)
         self._read(stream, self._carry_both)
 
     def replay(self, follow: bool) -> None:
@@ -66,8 +68,10 @@ class Reading:
         self._readers = []
         self.broken, self.stopped_at = False, math.inf
         if not self._closed:
-            with suppress(*ENGINE_ERRORS):
+            with suppress(RunError, *CLOSED):
                 self.replay(follow)
+        if self._closed:
+            self._release()
 
     def drained(self) -> bool:
         """Wait until the streams have ended; False if one hangs although the collector takes more."""
@@ -84,9 +88,14 @@ class Reading:
         self._closed = True
         self._release()
 
+    def _api(self) -> Any:
+        """A client that nobody else uses: closing a stream under its reader can spoil the client's pool."""
+        self._client = self._client or connect(self.host)
+        return self._client.api
+
     def _log(self, name: Stream, follow: bool) -> Any:
         wanted = {"stdout": name == "stdout", "stderr": name == "stderr"}
-        return self.api.logs(self.engine_id, stream=True, follow=follow, **wanted)
+        return self._api().logs(self.engine_id, stream=True, follow=follow, **wanted)
 
     def _read(self, stream: Any, carry: Callable[..., None], *arguments: Any) -> None:
         self._streams.append(stream)
@@ -102,9 +111,14 @@ class Reading:
         """
         # Not by the SDK's own iterator, which ends a stream that broke like one that is through.
         for piece in stream._stream:
-            if stream not in self._streams:
-                raise OSError("The stream was let go of.")
+            self._still_wanted(stream)
             yield piece
+        # A response that was closed before it was read looks like one that is through.
+        self._still_wanted(stream)
+
+    def _still_wanted(self, stream: Any) -> None:
+        if stream not in self._streams:
+            raise OSError("The stream was let go of.")
 
     def _carry(self, carry: Callable[..., None], *arguments: Any) -> None:
         try:
@@ -135,9 +149,14 @@ class Reading:
 
     def _release(self) -> None:
         """Close each stream and the response under it, which the SDK leaves to the garbage collector."""
-        for stream in self._streams:
+        # Forgotten before they are closed: a reader that sees the close then also sees whose it was.
+        streams, self._streams = self._streams, []
+        for stream in streams:
             with suppress(*CLOSED):
                 stream.close()
             with suppress(*CLOSED):
                 stream._response.close()
-        self._streams.clear()
+        client, self._client = self._client, None
+        if client:
+            with suppress(*CLOSED):
+                client.close()
