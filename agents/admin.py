@@ -153,6 +153,13 @@ class AgentAdmin(TryOut, Audited):
             },
         ),
         (
+            "Between its runs",
+            {
+                "description": "What its conversations keep, and share.",
+                "fields": ["session_timeout", "shared_home"],
+            },
+        ),
+        (
             "For administrators",
             {"fields": ["working_directory", "groups"], "description": FOR_ADMINISTRATORS},
         ),

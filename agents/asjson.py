@@ -13,7 +13,7 @@ AGENT_FIELDS = (
     "name", "description", "enabled", "runtime", "command", "model", "system_prompt", "system_prompt_mode",
     "default_prompt", "permission_mode", "allowed_tools", "denied_tools", "max_turns", "mcp_servers",
     "setting_sources", "working_directory", "time_limit", "idle_limit", "cancel_grace", "exit_grace",
-    "output_limit", "max_concurrent",
+    "output_limit", "max_concurrent", "session_timeout", "shared_home",
 )  # fmt: skip
 
 

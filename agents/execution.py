@@ -56,13 +56,7 @@ def obstacle(run: Run, agent: Agent) -> str:
     if len(live) >= agent.max_concurrent:
         held = ", ".join(other.short_id for other in live)
         return f"Agent limit {len(live)}/{agent.max_concurrent}: run {held} is live."
-    busy = next((other for other in live if run.continues_id in sessions_of(other)), None)
-    return f"Its session is in use by run {busy.short_id}." if busy else ""
-
-
-def sessions_of(run: Run) -> set[int]:
-    """The session that a live run works in, also before it has been settled."""
-    return {session for session in (run.session_id, run.continues_id) if session}
+    return sessions.in_use(run)
 
 
 class Supervision:

@@ -6,9 +6,10 @@ from django import forms
 from django.core.exceptions import ValidationError
 from django.core.validators import ProhibitNullCharactersValidator
 
-from agents import sessions
-from agents.models import Agent, DockerSettings, Session, rules
+from agents import jobs, sessions
+from agents.models import Agent, DockerSettings, Event, Run, Session, rules
 from agents.models.fields import Between, ObjectFormField, write_seconds
+from agents.runtimes import AgentConfig, RunError
 
 TRUE, FALSE = ("true", "on", "yes", "1"), ("false", "off", "no", "0", "")
 
@@ -98,6 +99,10 @@ AGENT_HELP = {
     "cancel_grace": "How long it may take to end by itself once it was asked to; then it is killed.",
     "exit_grace": "How long it may go on after its result; then it is ended.",
     "output_limit": "A run that printed more is stopped. Write it like 100m or 1g.",
+    "session_timeout": "How long a session may lie unused and still be continued, like 24h; later it can only"
+    " be forked. Empty: for ever.",
+    "shared_home": "Memory file (CLAUDE.md), skills, agents, commands and plugins that all its sessions find;"
+    " everything else in a session's home is its own. ro needs a container.",
     "max_concurrent": "How many runs of this agent may be live at once; others wait, and say for what.",
 }
 DOCKER_HELP = {
@@ -129,7 +134,7 @@ class AgentForm(RowForm):
             "name", "description", "enabled", "runtime", "command", "model", "system_prompt",
             "system_prompt_mode", "default_prompt", "permission_mode", "allowed_tools", "denied_tools",
             "max_turns", "mcp_servers", "setting_sources", "working_directory", "time_limit", "idle_limit",
-            "cancel_grace", "exit_grace", "output_limit", "max_concurrent",
+            "cancel_grace", "exit_grace", "output_limit", "max_concurrent", "session_timeout", "shared_home",
         ]  # fmt: skip
         field_classes = {"enabled": SwitchField, "mcp_servers": ObjectFormField}
         error_messages = {"name": {"required": "Name is required."}}
@@ -211,6 +216,8 @@ class RunForm(forms.Form):
     """One run: a prompt, and the session to continue or fork instead of a new one."""
 
     NEW, CONTINUE, FORK = "new", "continue", "fork"
+    # In place of an id: the agent's session that was used last.
+    LAST = "last"
 
     prompt = PromptField(required=False, help_text="Empty: the agent's default prompt.")
     mode = forms.ChoiceField(
@@ -237,6 +244,11 @@ class RunForm(forms.Form):
         """The fields of what may differ, and what the agent has, as it is written."""
         own = AgentForm(instance=self.agent)
         return [(self[name], str(own[name].value() or "")) for name in self.OVERRIDES]
+
+    @property
+    def differs(self) -> bool:
+        """Whether something is filled in there already."""
+        return any(self[name].value() for name in self.OVERRIDES)
 
     def _override(self, data: dict[str, Any]) -> None:
         """Judge what is to differ by the rules of the agent's own form, and freeze the result."""
@@ -266,10 +278,18 @@ class RunForm(forms.Form):
         text = self.cleaned_data["session"].strip()
         if not text or self.cleaned_data.get("mode") == self.NEW:
             return None
+        if text == self.LAST:
+            return self._last()
         try:
             return Session.objects.get(public_id=text, agent=self.agent)
         except (Session.DoesNotExist, ValidationError):
             raise ValidationError("Not found: this agent has no such session.") from None
+
+    def _last(self) -> Session:
+        found = self.agent.sessions.first()
+        if found is None:
+            raise ValidationError("Not found: this agent has no session yet.")
+        return found
 
     def clean(self) -> dict[str, Any]:
         """Whether the agent may start, and the session go on."""
@@ -290,7 +310,15 @@ class RunForm(forms.Form):
                 verb = "forked" if mode == self.FORK else "continued"
                 self.add_error("session", f"This session cannot be {verb}: {reason}")
         self._override(data)
+        self._refuse_open_home()
         return data
+
+    def _refuse_open_home(self) -> None:
+        """Say before the start what would be said at it."""
+        try:
+            sessions.check_shared_home(AgentConfig.from_json(self.config or self.agent.freeze()))
+        except RunError as error:
+            self.add_error(None, str(error))
 
     @property
     def submission(self) -> dict[str, Any]:
@@ -303,3 +331,24 @@ class RunForm(forms.Form):
             "forks": session if data["mode"] == self.FORK else None,
             "config": self.config,
         }
+
+
+def as_asked(run: Run) -> dict[str, str]:
+    """What is typed into the form to ask for the same again: prompt, session, and in what it differed."""
+    source = run.continues or run.forks
+    going_on = RunForm.CONTINUE if run.continues else RunForm.FORK
+    fork = run.trigger == Run.Trigger.FORK
+    return {
+        "prompt": run.prompt,
+        "mode": going_on if source or fork else RunForm.NEW,
+        "session": str(source.public_id) if source else "",
+        **differences(run),
+    }
+
+
+def differences(run: Run) -> dict[str, str]:
+    """In what a run differed from its agent, as people write it."""
+    said = run.events.filter(kind=Event.Kind.STATUS, text__startswith=jobs.DIFFERS).first()
+    values = (said.payload or {}).get("differs", {}) if said else {}
+    fields = {name: AgentForm.base_fields[name] for name in RunForm.OVERRIDES if name in values}
+    return {name: str(field.prepare_value(values[name])) for name, field in fields.items()}

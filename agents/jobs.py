@@ -38,6 +38,8 @@ FOREVER = -1
 HEARTBEAT = timedelta(seconds=30)
 # In seconds: how long a test of an agent may wait, and then take; how long its result is kept.
 TRIAL_LIMIT, TRIAL_KEPT = 45, 300
+# How the event begins that says in what a run differs from its agent.
+DIFFERS = "For this run only: "
 
 
 def submit(
@@ -70,7 +72,7 @@ def submit(
         )
         run.note(f"Queued by {by or trigger}.")
         if differs:
-            run.note(f"For this run only: {json.dumps(differs)[1:-1]}", differs=differs)
+            run.note(f"{DIFFERS}{json.dumps(differs)[1:-1]}", differs=differs)
         witness(run, by or trigger, Audit.Deed.STARTED, prompt)
         transaction.on_commit(lambda: ring(run), robust=True)
     return run

@@ -24,7 +24,13 @@ def host() -> Host:
         instance=settings.HERDWEB_INSTANCE,
         user=settings.HERDWEB_CONTAINER_USER,
         secrets_dir=settings.HERDWEB_SECRETS_DIR,
+        pass_env=tuple(settings.HERDWEB_PASS_ENV),
     )
+
+
+def shared(agent: AgentConfig) -> str:
+    """The agent home on the host; empty if its sessions share nothing."""
+    return "" if agent.shared_home == "none" else str(state().shared(agent.name))
 
 
 def runtime(agent: AgentConfig) -> Runtime:

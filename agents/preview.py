@@ -1,7 +1,7 @@
 """What an agent's configuration comes to: the command line that a run of it would execute, and where."""
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agents import machine
 from agents.runtimes import AgentConfig, Conversation, Paths, Request, RunError, human_size
@@ -53,7 +53,7 @@ def placeholder(config: AgentConfig) -> Request:
         agent=config,
         prompt="",
         conversation=Conversation(SESSION),
-        paths=state.paths(RUN, state.home(name, SESSION), workspace),
+        paths=replace(state.paths(RUN, state.home(name, SESSION), workspace), shared=machine.shared(config)),
     )
 
 

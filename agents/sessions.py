@@ -1,41 +1,187 @@
 """Which conversation a run continues, what is remembered of it, and why it cannot be continued."""
 
 import shlex
+import shutil
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from django.core.exceptions import ValidationError
-from django.db.models import F
+from django.db.models import F, Q
 from django.utils import timezone
 
 from agents import machine
 from agents.models import Agent, Run, Session, rules
-from agents.runtimes import AgentConfig, Beneath, Conversation, Request, RunError, Runtime
+from agents.models.fields import write_seconds
+from agents.models.rights import RUN
+from agents.runtimes import AgentConfig, Beneath, Conversation, Request, RunError, Runtime, homes
 
 TITLE_LENGTH = 120
+# Below the directory of what is about to be deleted: what agents have left in their homes.
+LEFT = "left"
+NOT_READ_ONLY = (
+    "An agent home that is read only (shared_home ro) needs a container: nothing else would keep the agent"
+    " from writing there. Switch Docker on, or choose rw or none."
+)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a session can go on, judged now and again when a run in it starts.
+
+    `continuing` and `forking` say why it cannot be continued or forked, and are empty if it can.
+    `waits` says what a run in it would wait for first, which is no refusal.
+    """
+
+    continuing: str
+    forking: str
+    waits: str
+
+    @property
+    def may_continue(self) -> bool:
+        """Whether a run may continue it."""
+        return not self.continuing
+
+    @property
+    def may_fork(self) -> bool:
+        """Whether a run may go on in a copy of it."""
+        return not self.forking
+
+    def __str__(self) -> str:
+        if self.continuing and self.forking:
+            return f"no. {self.continuing}"
+        if self.continuing:
+            return f"only in a copy. {self.continuing}"
+        also = "yes, but not in a copy" if self.forking else "yes, also in a copy"
+        return f"{also}. {self.waits}" if self.waits else also
+
+
+@dataclass(frozen=True)
+class Case:
+    """A session that somebody wants to go on with, and the configuration that the run would have."""
+
+    session: Session
+    agent: Agent
+    config: AgentConfig
+    fork: bool
+    at: datetime
+
+    @property
+    def runtime(self) -> Runtime:
+        """What would execute it."""
+        return machine.runtime(self.config)
+
+
+def verdict(session: Session, agent: Agent, user: Any = None) -> Verdict:
+    """The pre-flight for a run that is to be asked for now; with a user, whether by this one."""
+    config, now = AgentConfig.from_json(agent.freeze()), timezone.now()
+    against = barred(agent, user)
+    continuing, forking = (
+        objection(Case(session, agent, config, fork, now)) or against for fork in (False, True)
+    )
+    busy = occupant(session)
+    waits = f"Run {busy.short_id} is live in it; another waits until that has ended." if busy else ""
+    return Verdict(continuing, forking, waits)
 
 
 def why_not(session: Session, agent: Agent, *, fork: bool = False) -> str:
-    """The reason why this agent cannot continue (or fork) this session now; empty if it can."""
+    """The reason why this agent cannot continue (or fork) this session; empty if it can."""
     config = AgentConfig.from_json(agent.freeze())
-    runtime = machine.runtime(config)
-    if session.agent_id != agent.pk:
+    return objection(Case(session, agent, config, fork, timezone.now()))
+
+
+def objection(case: Case) -> str:
+    """The first reason against it; empty if there is none."""
+    return next(filter(None, (judge(case) for judge in OBJECTIONS)), "")
+
+
+def belongs_elsewhere(case: Case) -> str:
+    """Another agent's, or made by another runtime."""
+    if case.session.agent_id != case.agent.pk:
         return "The session belongs to another agent."
-    if session.runtime != config.runtime:
-        return f"The session was made by the runtime {session.runtime}, the agent uses {config.runtime}."
-    if not (runtime.supports_fork if fork else runtime.supports_resume):
-        return f"The runtime {config.runtime} cannot {'fork' if fork else 'continue'} sessions."
-    return missing_parts(session, config, runtime)
+    if case.session.runtime != case.config.runtime:
+        made, used = case.session.runtime, case.config.runtime
+        return f"The session was made by the runtime {made}, the agent uses {used}."
+    return ""
 
 
-def missing_parts(session: Session, config: AgentConfig, runtime: Runtime) -> str:
-    """What the state directory lacks for a continuation; empty if nothing."""
-    request = request_for(session, config)
-    working_directory = runtime.inside(request.paths).workspace
-    if session.working_directory != working_directory:
-        return f"The session worked in {session.working_directory}, the agent would in {working_directory}."
+def not_able(case: Case) -> str:
+    """The runtime knows no such thing."""
+    if case.runtime.supports_fork if case.fork else case.runtime.supports_resume:
+        return ""
+    return f"The runtime {case.config.runtime} cannot {'fork' if case.fork else 'continue'} sessions."
+
+
+def moved(case: Case) -> str:
+    """A conversation goes on only where it began."""
+    there = case.runtime.inside(request_for(case.session, case.config).paths).workspace
+    if case.session.working_directory == there:
+        return ""
+    return f"The session worked in {case.session.working_directory}, the agent would in {there}."
+
+
+def expired(case: Case) -> str:
+    """Unused for too long; a copy changes nothing in it and may be made."""
+    limit, session = case.config.session_timeout, case.session
+    if case.fork or not limit or case.at - session.last_used <= timedelta(seconds=limit):
+        return ""
+    if occupant(session):
+        return ""
+    ended = session.last_used + timedelta(seconds=limit)
+    return f"The session expired on {ended:%Y-%m-%d %H:%M} UTC, unused for {write_seconds(limit)}."
+
+
+def spoilt(case: Case) -> str:
+    """Its files are not what they have to be."""
+    request, runtime = request_for(case.session, case.config), case.runtime
     home = beneath(request)
-    lost = [path for path in runtime.transcripts(request) if not home.exists(path)]
-    return f"Its transcript is missing: {', '.join(lost)}." if lost else ""
+    if not home.root.is_dir():
+        return f"Its home {case.session.home} is gone."
+    for path in runtime.transcripts(request):
+        problem = homes.trouble(home, path) or foreign(home, path, runtime, request)
+        if problem:
+            return f"Its transcript {problem}: {path}."
+    return ""
+
+
+def foreign(home: Beneath, path: str, runtime: Runtime, request: Request) -> str:
+    """Whether a transcript is another conversation's, read no further than need be."""
+    for head in homes.heads(home, path):
+        said = runtime.foreign(request, head)
+        if said is not None:
+            return said
+    return "holds no conversation"
+
+
+# Every reason why a session cannot go on; one more is one more function here. The first one counts.
+OBJECTIONS: tuple[Callable[[Case], str], ...] = (belongs_elsewhere, not_able, moved, expired, spoilt)
+
+
+def barred(agent: Agent, user: Any = None) -> str:
+    """Why nobody, or not this user, may start the agent."""
+    if not agent.enabled:
+        return f"The agent {agent} is switched off."
+    if user is None or (user.has_perm(RUN) and Agent.objects.visible_to(user).filter(pk=agent.pk).exists()):
+        return ""
+    return f"{user} may not run the agent {agent}."
+
+
+def occupant(session: Session, besides: Run | None = None) -> Run | None:
+    """The live run that works in a session, is about to, or still copies it."""
+    in_it = Q(session=session) | Q(continues=session) | Q(forks=session, started_at=None)
+    live = Run.objects.filter(in_it, state__in=Run.LIVE).order_by("id")
+    return live.exclude(public_id=besides.public_id).first() if besides else live.first()
+
+
+def in_use(run: Run) -> str:
+    """What a run that goes on with a session has to wait for; empty for nothing."""
+    source = run.continues or run.forks
+    busy = occupant(source, run) if source else None
+    which = "Its session" if run.continues else "The session that it copies"
+    return f"{which} is in use by run {busy.short_id}." if busy else ""
 
 
 def workspace_of(config: AgentConfig) -> Path:
@@ -53,11 +199,16 @@ def request_for(session: Session, config: AgentConfig, run: Run | None = None) -
         agent=config,
         prompt=run.prompt if run else "",
         conversation=conversation(session, run),
-        paths=state.paths(run_id, session.home, workspace),
+        paths=replace(state.paths(run_id, session.home, workspace), shared=machine.shared(config)),
         secrets=machine.credentials(run_id) if run else {},
         attempt=run.attempt if run else 1,
-        adopt=bool(run and (run.started_at or run.state == Run.State.CANCELLING)),
+        adopt=bool(run and begun(run)),
     )
+
+
+def begun(run: Run) -> bool:
+    """Whether its agent has been started before, or is never to be."""
+    return bool(run.started_at or run.state == Run.State.CANCELLING)
 
 
 def conversation(session: Session, run: Run | None) -> Conversation:
@@ -71,23 +222,63 @@ def settle(run: Run, config: AgentConfig, runtime: Runtime) -> tuple[Session, Re
 
     Raises RunError when the session that it should continue cannot be.
     """
-    fresh = run.session is None
+    if not begun(run):
+        check_source(run, config)
     session = run.session or open_session(run, config, runtime)
     request = request_for(session, config, run)
     if request.adopt:
         return session, request
     check_again(config)
     machine.state().make(request.paths, owner(request))
-    if fresh:
-        inherit(run, request, runtime)
-    beneath(request).write(runtime.home_files(request))
+    make_ready(run, request, runtime)
     return session, request
+
+
+def check_source(run: Run, config: AgentConfig) -> None:
+    """The pre-flight once more, for a run that goes on with a session; raises RunError."""
+    source = run.continues or run.forks
+    if source is None:
+        return
+    case = Case(source, run.agent, config, run.forks is not None, run.created)
+    reason = objection(case) or barred(run.agent, run.requested_by)
+    if reason:
+        raise RunError(f"Session {source} cannot be {'forked' if run.forks else 'continued'}: {reason}")
+
+
+def make_ready(run: Run, request: Request, runtime: Runtime) -> None:
+    """Have in the home what is the conversation's and ours, and nothing else that is hidden."""
+    home, kept = beneath(request), runtime.kept(request)
+    if request.paths.shared:
+        homes.furnish(Beneath(Path(request.paths.shared), owner(request)), runtime.shared)
+    if kept:
+        homes.tidy(home, kept, machine.state().removed() / LEFT)
+        forget_left()
+    if run.forks:
+        source = beneath(request_for(run.forks, request.agent))
+        homes.inherit(home, source, runtime.transcripts(request), kept)
+    home.write(runtime.home_files(request))
+    home.link(runtime.home_links(request))
+
+
+def forget_left() -> None:
+    """Delete what was moved out of homes, however much it is, without keeping a run waiting."""
+    folder = machine.state().removed() / LEFT
+    if folder.is_dir():
+        options = {"ignore_errors": True}
+        threading.Thread(target=shutil.rmtree, args=[folder], kwargs=options, daemon=True).start()
 
 
 def check_again(config: AgentConfig) -> None:
     """Judge the host's directories once more: a link may lead elsewhere since they were typed."""
     check_mounts(config)
     check_working_directory(config)
+    check_shared_home(config)
+
+
+def check_shared_home(config: AgentConfig) -> None:
+    """Raises RunError when nothing would keep the agent from changing what it may only read."""
+    if config.shared_home == "ro" and not config.docker.enabled:
+        raise RunError(NOT_READ_ONLY)
 
 
 def check_mounts(config: AgentConfig) -> None:
@@ -109,10 +300,6 @@ def check_working_directory(config: AgentConfig) -> None:
 
 def open_session(run: Run, config: AgentConfig, runtime: Runtime) -> Session:
     """The session to continue, or a new one."""
-    source = run.continues or run.forks
-    reason = why_not(source, run.agent, fork=run.forks is not None) if source else ""
-    if reason:
-        raise RunError(f"Session {source} cannot be {'forked' if run.forks else 'continued'}: {reason}")
     session = run.continues or new_session(run, config, runtime)
     Run.objects.filter(pk=run.pk).update(session=session)
     run.session = session
@@ -139,14 +326,6 @@ def by_hand(run: Run) -> str:
         return ""
     config = run.agent_config
     return shlex.join(machine.runtime(config).by_hand(request_for(run.session, config)))
-
-
-def inherit(run: Run, request: Request, runtime: Runtime) -> None:
-    """Copy the transcript of a forked session into the new one's own home."""
-    if run.forks is None:
-        return
-    source = beneath(request_for(run.forks, request.agent))
-    beneath(request).write({path: source.read(path) for path in runtime.transcripts(request)})
 
 
 def beneath(request: Request) -> Beneath:

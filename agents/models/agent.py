@@ -49,6 +49,13 @@ class Agent(models.Model):
         APPEND = "append", "added to the agent's own"
         REPLACE = "replace", "instead of the agent's own"
 
+    class SharedHome(models.TextChoices):
+        """What the sessions of an agent share beside its workspace."""
+
+        NONE = "none", "nothing"
+        READ_ONLY = "ro", "a home that people fill, read only"
+        READ_WRITE = "rw", "a home that the agent itself may change, too"
+
     name = models.CharField(
         max_length=200,
         validators=[rules.agent_name],
@@ -142,6 +149,19 @@ class Agent(models.Model):
         validators=[Between(1, 64)],
         help_text="Live runs at once; others wait and say so.",
     )
+    session_timeout = SecondsField(
+        null=True,
+        blank=True,
+        validators=[Between(60, 3650 * DAY, write_seconds)],
+        help_text="A session unused for longer, like 24h, cannot be continued, only forked. Empty: never.",
+    )
+    shared_home = models.CharField(
+        max_length=4,
+        choices=SharedHome,
+        default=SharedHome.NONE,
+        error_messages={"invalid_choice": "%(value)r is not allowed. Choose: none, ro, rw."},
+        help_text="Memory file, skills, agents, commands and plugins that all its sessions find.",
+    )
     groups = models.ManyToManyField(
         "auth.Group",
         blank=True,
@@ -195,6 +215,7 @@ PLAIN_FIELDS = (
     "name", "runtime", "command", "model", "system_prompt", "system_prompt_mode", "permission_mode",
     "allowed_tools", "denied_tools", "max_turns", "mcp_servers", "setting_sources", "working_directory",
     "time_limit", "idle_limit", "cancel_grace", "exit_grace", "output_limit",
+    "session_timeout", "shared_home",
 )  # fmt: skip
 DOCKER_FIELDS = (
     "enabled", "image", "network", "memory", "cpus", "pids_limit", "user", "workspace_mode", "tmpfs",

@@ -38,11 +38,11 @@ LARGEST_ID = 2**31 - 1
 TMPFS_LIMIT = 16 * 1024**3
 RESERVED_ENV = {
     "PATH", "HOME", "LD_PRELOAD", "LD_LIBRARY_PATH", "NODE_OPTIONS", "DOCKER_HOST", "ANTHROPIC_BASE_URL",
-    "IFS", "ENV", "BASH_ENV", "SHELLOPTS",
+    "IFS", "ENV", "BASH_ENV", "SHELLOPTS", "CLAUDE_CONFIG_DIR",
 }  # fmt: skip
 RESERVED_TARGETS = (
     "/", "/proc", "/sys", "/dev", "/etc", "/usr", "/bin", "/sbin", "/lib", "/lib64", "/tmp", "/run",
-    "/home", "/home/agent", "/workspace",
+    "/home", "/home/agent", "/workspace", "/agent-home",
 )  # fmt: skip
 MAY_HOLD_MOUNTS = {"/workspace", "/home", "/home/agent"}
 # Whatever the allowed roots: the kernel's own files, and the engine's socket.

@@ -1,5 +1,6 @@
 """How an agent is executed: plain Python, no Django. This is all that others need of it."""
 
+from agents.runtimes import homes
 from agents.runtimes.base import Runtime, human_size
 from agents.runtimes.container import leftovers
 from agents.runtimes.engine import EngineReport, Host, engine_report
@@ -52,6 +53,7 @@ __all__ = [
     "create",
     "create_probe",
     "engine_report",
+    "homes",
     "human_size",
     "leftovers",
     "look",

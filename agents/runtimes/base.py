@@ -16,6 +16,7 @@ from agents.runtimes.types import (
     FROM_THE_START,
     Command,
     Exit,
+    Kept,
     Line,
     Message,
     Offsets,
@@ -48,6 +49,7 @@ class Runtime(ABC):
     `needs_credentials` (it does nothing without one of those that workers pass on).
     `reads` names the fields of the configuration that it reads and not every runtime does;
     `version_arguments` make its program tell its version and do nothing else, empty if none do.
+    `shared` names what an agent home holds for it, directories with a slash at the end.
     """
 
     name: ClassVar[str]
@@ -61,6 +63,7 @@ class Runtime(ABC):
     needs_credentials: bool = False
     reads: tuple[str, ...] = ()
     version_arguments: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ()
 
     _process: HostProcess | None = None
 
@@ -83,6 +86,21 @@ class Runtime(ABC):
     def home_files(self, request: Request) -> Mapping[str, bytes]:
         """Files that herdweb itself writes into the home before every start, by relative path."""
         return {}
+
+    def home_links(self, request: Request) -> Mapping[str, str]:
+        """Links that lead from the home into the agent home, by relative path."""
+        return {}
+
+    def kept(self, request: Request) -> Kept | None:
+        """Which hidden files of a home outlive a run; None: the home is the agent's own, whole."""
+        return None
+
+    def foreign(self, request: Request, head: bytes) -> str | None:
+        """Why a transcript that begins like this is not the conversation's; empty if it is.
+
+        None when the beginning does not say.
+        """
+        return ""
 
     def by_hand(self, request: Request) -> tuple[str, ...]:
         """What a person types to go on with the conversation in a terminal; nothing if none can."""

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from agents.runtimes.base import Runtime
 from agents.runtimes.streamjson import messages
-from agents.runtimes.types import Command, Exit, Message, Outcome, Request, Result
+from agents.runtimes.types import Command, Exit, Kept, Message, Outcome, Request, Result
 
 # No self-update and no calls home from inside a container that may not even have a network.
 ENVIRONMENT = {"DISABLE_AUTOUPDATER": "1", "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1"}
@@ -25,6 +25,10 @@ CREDENTIALS = (
 )
 
 
+SHARED = ("CLAUDE.md", "agents/", "commands/", "rules/", "skills/")
+UUID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+
+
 class ClaudeCLI(Runtime):
     """Runs Claude Code for one prompt and understands every message that it prints."""
 
@@ -36,9 +40,11 @@ class ClaudeCLI(Runtime):
     needs_credentials = True
     reads = (
         "model", "system_prompt", "system_prompt_mode", "permission_mode", "allowed_tools", "denied_tools",
-        "max_turns", "mcp_servers", "setting_sources",
+        "max_turns", "mcp_servers", "setting_sources", "session_timeout", "shared_home",
     )  # fmt: skip
     version_arguments = ("--version",)
+    # The places in `.claude` where the CLI looks; plugins and memory have addresses of their own.
+    shared = (*SHARED, "plugins/", "memory/")
 
     def command(self, request: Request) -> Command:
         """`claude -p …` with the session's id minted by us, continued or forked."""
@@ -65,8 +71,27 @@ class ClaudeCLI(Runtime):
     def transcripts(self, request: Request) -> Sequence[str]:
         """`.claude/projects/<working directory>/<id>.jsonl`, as the CLI names it."""
         conversation = request.conversation
-        project = re.sub(r"[^A-Za-z0-9]", "-", request.paths.workspace)
-        return (f".claude/projects/{project}/{conversation.forked_from or conversation.id}.jsonl",)
+        return (f"{project(request)}/{conversation.forked_from or conversation.id}.jsonl",)
+
+    def kept(self, request: Request) -> Kept:
+        """Transcripts, and beside each a directory: what its sub-agents said, long results of tools."""
+        return Kept(project(request), rf"{UUID}(\.jsonl)?")
+
+    def foreign(self, request: Request, head: bytes) -> str | None:
+        """Lines carry the id of their session, but not each of them does."""
+        wanted = request.conversation.forked_from or request.conversation.id
+        found = set(named_in(head))
+        if wanted in found or not found:
+            return "" if found else None
+        return f"holds another conversation, {min(found)}"
+
+    def home_links(self, request: Request) -> Mapping[str, str]:
+        """Only the paths are translated in a container, so the links lead to what is mounted there."""
+        if not request.paths.shared:
+            return {}
+        places = {f".claude/{name}": name for name in map(bare_name, SHARED)}
+        places[f"{project(request)}/memory"] = "memory"
+        return {place: f"{request.paths.shared}/{name}" for place, name in places.items()}
 
     def by_hand(self, request: Request) -> tuple[str, ...]:
         """The CLI as a person uses it, in the session's home and working directory."""
@@ -76,6 +101,27 @@ class ClaudeCLI(Runtime):
     def home_files(self, request: Request) -> Mapping[str, bytes]:
         """The user settings: ours before every start, whatever the last run made of them."""
         return {".claude/settings.json": json.dumps({"cleanupPeriodDays": CLEANUP_PERIOD_DAYS}).encode()}
+
+
+def project(request: Request) -> str:
+    """Where the CLI keeps the conversations of a working directory, relative to the home."""
+    return f".claude/projects/{re.sub(r'[^A-Za-z0-9]', '-', request.paths.workspace)}"
+
+
+def bare_name(name: str) -> str:
+    """Without the slash of a directory."""
+    return name.rstrip("/")
+
+
+def named_in(head: bytes) -> Iterator[str]:
+    """The sessions that whole lines of a transcript name."""
+    for line in head.splitlines():
+        try:
+            named = json.loads(line)["sessionId"]
+        except (ValueError, TypeError, KeyError, RecursionError):
+            continue
+        if isinstance(named, str):
+            yield named[:40]
 
 
 def conversation_flags(request: Request) -> list[str]:
@@ -109,6 +155,8 @@ def file_flags(request: Request) -> Iterator[str]:
             "--system-prompt-file" if agent.system_prompt_mode == "replace" else "--append-system-prompt-file"
         )
         yield f"{flag}={folder}/system-prompt"
+    if request.paths.shared:
+        yield f"--plugin-dir={request.paths.shared}/plugins"
     if agent.mcp_servers:
         yield f"--mcp-config={folder}/mcp.json"
         yield "--strict-mcp-config"

@@ -33,6 +33,7 @@ from agents.runtimes.types import (
     Command,
     ContainerFacts,
     Exit,
+    Kept,
     Message,
     Offsets,
     Outcome,
@@ -68,6 +69,7 @@ class ContainerRunner(Runtime):
         self.needs_credentials = runtime.needs_credentials
         self.reads = runtime.reads
         self.version_arguments = runtime.version_arguments
+        self.shared = runtime.shared
         self._life: Life | None = None
 
     def command(self, request: Request) -> Command:
@@ -75,8 +77,8 @@ class ContainerRunner(Runtime):
         return replace(self.runtime.command(self._moved(request)), request=request)
 
     def inside(self, paths: Paths) -> Paths:
-        """Always the same three, so that a session finds its files in every container."""
-        return INSIDE
+        """Always the same, so that a session finds its files in every container."""
+        return replace(INSIDE, shared=INSIDE.shared if paths.shared else "")
 
     def parse(self, line: str) -> list[Message]:
         """As the wrapped runtime says."""
@@ -90,15 +92,29 @@ class ContainerRunner(Runtime):
         """As the wrapped runtime says of the paths inside."""
         return self.runtime.home_files(self._moved(request))
 
+    def home_links(self, request: Request) -> Mapping[str, str]:
+        """As the wrapped runtime says of the paths inside."""
+        return self.runtime.home_links(self._moved(request))
+
+    def kept(self, request: Request) -> Kept | None:
+        """As the wrapped runtime says of the paths inside."""
+        return self.runtime.kept(self._moved(request))
+
+    def foreign(self, request: Request, head: bytes) -> str | None:
+        """As the wrapped runtime says."""
+        return self.runtime.foreign(request, head)
+
     def by_hand(self, request: Request) -> tuple[str, ...]:
         """The same in a container of the same image, with the session's directories and no rights."""
         inner, config, paths = self.runtime.by_hand(self._moved(request)), request.agent.docker, request.paths
         mode = ":ro" if config.workspace_mode == "ro" else ""
+        shared = "" if request.agent.shared_home == "rw" else ":ro"
         return inner and (
             "docker", "run", "--rm", "-it", f"--user={config.user or self.host.user}", "--cap-drop=ALL",
             "--security-opt=no-new-privileges", f"--network={config.network}",
             f"--volume={paths.home}:{INSIDE.home}", f"--volume={paths.workspace}:{INSIDE.workspace}{mode}",
-            "--env=ANTHROPIC_API_KEY", "--entrypoint=", config.image, *inner,
+            *([f"--volume={paths.shared}:{INSIDE.shared}{shared}"] if paths.shared else ()),
+            *(f"--env={name}" for name in self.host.pass_env), "--entrypoint=", config.image, *inner,
         )  # fmt: skip
 
     def container_line(self, request: Request) -> tuple[str, ...]:

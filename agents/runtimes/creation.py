@@ -13,7 +13,7 @@ from agents.runtimes.host import write_files
 from agents.runtimes.layout import give, own_private
 from agents.runtimes.types import Command, DockerConfig, Paths, Request, RunError
 
-INSIDE = Paths(workspace="/workspace", home="/home/agent", run="/run/herdweb")
+INSIDE = Paths(workspace="/workspace", home="/home/agent", run="/run/herdweb", shared="/agent-home")
 SECRETS_INSIDE = "/run/herdweb-secrets"
 MB = 1024**2
 TMP_SIZE = 256 * MB
@@ -80,11 +80,11 @@ def tmpfs(config: DockerConfig) -> dict[str, str]:
 def mounts(command: Command, host: Host, state_dir: Path) -> list[Mount]:
     """The session's home, the workspace, the run's files, the secrets, and what was asked for.
 
-    Home and run's files must lie in the state directory: what is mounted alone there is what keeps
+    Homes and run's files must lie in the state directory: what is mounted alone there is what keeps
     one agent from seeing another's sessions.
     """
     paths, config = command.request.paths, command.request.agent.docker
-    for path in (paths.home, paths.run):
+    for path in filter(None, (paths.home, paths.run, paths.shared)):
         if not Path(path).resolve().is_relative_to(state_dir.resolve()):
             raise RunError(f"{path} lies outside the state directory {state_dir}.")
     ours = [
@@ -92,6 +92,9 @@ def mounts(command: Command, host: Host, state_dir: Path) -> list[Mount]:
         Mount(INSIDE.home, paths.home, type="bind"),
         Mount(INSIDE.run, paths.run, type="bind", read_only=True),
     ]
+    if paths.shared:
+        unchangeable = command.request.agent.shared_home != "rw"
+        ours.append(Mount(INSIDE.shared, paths.shared, type="bind", read_only=unchangeable))
     if command.request.secrets:
         own_private(host.secrets_dir)
         secrets_of(command, host).mkdir(exist_ok=True, mode=0o700)

@@ -26,12 +26,16 @@ Connect = Callable[[], docker.DockerClient]
 
 @dataclass(frozen=True)
 class Host:
-    """What a container runner knows of its machine: whose containers, which user, where secrets wait."""
+    """What a container runner knows of its machine: whose containers, which user, where secrets wait.
+
+    `pass_env` names the variables that agents are given from the environment.
+    """
 
     instance: str
     user: str
     secrets_dir: Path
     connect: Connect = docker.from_env
+    pass_env: tuple[str, ...] = ()
 
 
 def connect(host: Host) -> docker.DockerClient:

@@ -1,18 +1,20 @@
 """Where things lie in the state directory, and who may enter them.
 
 docker-sessions/<agent>/<session>/   the home of one session, mounted alone
+agent-homes/<agent>/                 what all sessions of an agent share, if it has such a home
 workspaces/<agent>/                  what the agent works on
 runs/<run>/output.jsonl, stderr.log  what it printed, byte for byte
 runs/<run>/in/                       what it was given: prompt, start script
-removed/                             homes of deleted sessions, while their files go
+removed/                             homes of deleted sessions and what agents left in homes, while it goes
 trials/<id>/                         the same for a test of an agent's configuration, gone with it
 """
 
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from agents.runtimes.types import Paths, RunError
 
@@ -32,6 +34,14 @@ class StateDir:
     def workspace(self, agent: str) -> Path:
         """The working directory of an agent that was given none."""
         return self.path / "workspaces" / agent
+
+    def shared(self, agent: str) -> Path:
+        """The agent home: what an agent's sessions share."""
+        return self.path / "agent-homes" / agent
+
+    def removed(self) -> Path:
+        """Where things wait for being deleted, out of everybody's reach."""
+        return self.path / "removed"
 
     def run(self, run: str) -> Path:
         """The files of one run."""
@@ -54,10 +64,10 @@ class StateDir:
         return Paths(workspace=workspace, home=str(self.path / home), run=str(self.run(run) / "in"))
 
     def make(self, paths: Paths, owner: str) -> None:
-        """Create what is missing, private; home and workspace belong to the container's user."""
-        for folder in (paths.home, paths.workspace, paths.run):
+        """Create what is missing, private; home, workspace and agent home are the container's user's."""
+        for folder in filter(None, (paths.home, paths.workspace, paths.run, paths.shared)):
             make_private(Path(folder))
-        for folder in (paths.home, paths.workspace):
+        for folder in filter(None, (paths.home, paths.workspace, paths.shared)):
             if Path(folder).is_relative_to(self.path):
                 give(Path(folder), owner)
 
@@ -87,6 +97,11 @@ def give(path: Path, owner: str) -> None:
         os.chown(path, *wanted, follow_symlinks=False)
 
 
+def names_in(folder: int) -> list[str]:
+    """What an open directory holds."""
+    return os.listdir(folder)
+
+
 class Beneath:
     """A directory that an agent can write to, entered without following any of its links.
 
@@ -107,33 +122,52 @@ class Beneath:
             return False
         return True
 
+    def open(self, relative: str) -> BinaryIO:
+        """A regular file, to be read."""
+        return os.fdopen(self._open(relative, os.O_RDONLY), "rb")
+
     def read(self, relative: str) -> bytes:
         """The content of a regular file."""
-        with os.fdopen(self._open(relative, os.O_RDONLY), "rb") as file:
+        with self.open(relative) as file:
             return file.read()
 
     def write(self, files: Mapping[str, bytes]) -> None:
         """Write files, making their directories; a link or another thing in the place goes first."""
         for relative, content in files.items():
-            folder = self._enter(PurePosixPath(relative).parent, make=True)
+            self.pour(relative, [content])
+
+    def pour(self, relative: str, pieces: Iterable[bytes]) -> None:
+        """Write one file, a piece at a time."""
+        folder = self.enter(PurePosixPath(relative).parent, make=True)
+        try:
+            self._replace(folder, PurePosixPath(relative).name, pieces)
+        finally:
+            os.close(folder)
+
+    def link(self, links: Mapping[str, str]) -> None:
+        """Make links to where the agent finds what they stand for; what is in the place stays."""
+        for relative, target in links.items():
+            folder = self.enter(PurePosixPath(relative).parent, make=True)
             try:
-                self._replace(folder, PurePosixPath(relative).name, content)
+                if PurePosixPath(relative).name not in names_in(folder):
+                    os.symlink(target, PurePosixPath(relative).name, dir_fd=folder)
             finally:
                 os.close(folder)
 
-    def _replace(self, folder: int, name: str, content: bytes) -> None:
+    def _replace(self, folder: int, name: str, pieces: Iterable[bytes]) -> None:
         draft = f".{name}.herdweb"
-        if draft in os.listdir(folder):
+        if draft in names_in(folder):
             os.unlink(draft, dir_fd=folder)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
         with os.fdopen(os.open(draft, flags, 0o600, dir_fd=folder), "wb") as file:
-            file.write(content)
+            for piece in pieces:
+                file.write(piece)
             self._give(file.fileno())
         os.rename(draft, name, src_dir_fd=folder, dst_dir_fd=folder)
 
     def _open(self, relative: str, flags: int) -> int:
         path = PurePosixPath(relative)
-        folder = self._enter(path.parent)
+        folder = self.enter(path.parent)
         try:
             file = os.open(path.name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
         finally:
@@ -143,7 +177,8 @@ class Beneath:
             raise RunError(f"{relative} is not a regular file.")
         return file
 
-    def _enter(self, relative: PurePosixPath, make: bool = False) -> int:
+    def enter(self, relative: PurePosixPath, make: bool = False) -> int:
+        """A descriptor of a directory below, for the caller to close."""
         folder = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         for part in relative.parts:
             try:

@@ -57,6 +57,8 @@ class AgentConfig:
     cancel_grace: int = 10
     exit_grace: int = 30
     output_limit: int = 100 * 1024**2
+    session_timeout: int | None = None
+    shared_home: str = "none"
     docker: DockerConfig = field(default_factory=DockerConfig)
 
     def as_json(self) -> dict[str, Any]:
@@ -85,11 +87,20 @@ def known(kind: type, stored: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Paths:
-    """Absolute directories as the agent's process sees them."""
+    """Absolute directories as the agent's process sees them; `shared` is the agent home, if it has one."""
 
     workspace: str
     home: str
     run: str
+    shared: str = ""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What of a home's hidden files is the conversation: those in `folder` whose `names` match fully."""
+
+    folder: str
+    names: str
 
 
 @dataclass(frozen=True)

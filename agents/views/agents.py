@@ -1,6 +1,7 @@
 """Agents, and the form that starts a run."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from django.core.exceptions import ValidationError
@@ -10,10 +11,12 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
 from django.views.decorators.http import require_http_methods, require_safe
 
-from agents import activity, jobs, sessions
-from agents.forms import RunForm
+from agents import activity, jobs, machine
+from agents.forms import RunForm, as_asked
 from agents.models import Agent, Run, Session
 from agents.models.rights import CHANGE, RUN
+from agents.runtimes import AgentConfig
+from agents.sessions import Verdict, verdict
 from agents.views.access import demand, seen
 from agents.views.runs import listed
 
@@ -43,10 +46,7 @@ def agents(request: HttpRequest) -> HttpResponse:
 def agent(request: HttpRequest, name: str) -> HttpResponse:
     """One agent at a glance; a POST starts a run and leads to its page."""
     found = seen(request, Agent.objects.select_related("docker"), name=name)
-    initial = {
-        "session": request.GET.get("session", ""),
-        "prompt": prompt_of(found, request.GET.get("from", "")),
-    }
+    initial = asked_before(found, request.GET.get("from", ""))
     may_override = request.user.has_perm(CHANGE)
     form = RunForm(found, request.POST or None, initial=initial, may_override=may_override)
     if request.method == "POST":
@@ -55,27 +55,37 @@ def agent(request: HttpRequest, name: str) -> HttpResponse:
         if form.is_valid():
             run = jobs.submit(found, by=request.user, **form.submission)
             return HttpResponseRedirect(run.get_absolute_url(), status=303)
-    context = about(found, form) | lately(found, request.GET.get("tab", ""))
+    context = about(request, found, form) | lately(found, request.GET.get("tab", ""))
     return render(request, "agents/agent.html", context, status=422 if form.errors else 200)
 
 
-def prompt_of(found: Agent, run: str) -> str:
-    """The prompt of one of the agent's runs, to be changed and sent again."""
+def asked_before(found: Agent, run: str) -> dict[str, str]:
+    """What was asked for with one of the agent's runs, to be changed and sent again."""
     try:
-        return found.runs.values_list("prompt", flat=True).get(public_id=run)
+        return as_asked(found.runs.select_related("continues", "forks").get(public_id=run))
     except (Run.DoesNotExist, ValidationError):
-        return ""
+        return {}
 
 
-def about(found: Agent, form: RunForm) -> dict[str, object]:
+def about(request: HttpRequest, found: Agent, form: RunForm) -> dict[str, object]:
     """What the agent's page shows."""
-    offered: QuerySet[Session] = found.sessions.all()[:OFFERED]
+    chosen = str(form["session"].value() or "")
+    config = AgentConfig.from_json(found.freeze())
     return {
         "agent": found,
         "form": form,
-        "continuable": [session for session in offered if not sessions.why_not(session, found)],
-        "forkable": [session for session in offered if not sessions.why_not(session, found, fork=True)],
+        "offers": offers(found, chosen, request.user),
+        "shared_home": machine.shared(config),
     }
+
+
+def offers(found: Agent, chosen: str, user: Any) -> list[tuple[Session, Verdict]]:
+    """The sessions used last, and the chosen one, each with the verdict over it."""
+    rows = list(found.sessions.all()[:OFFERED])
+    if chosen not in {str(row.public_id) for row in rows}:
+        with suppress(ValidationError):
+            rows += found.sessions.filter(public_id=chosen) if chosen else []
+    return [(row, verdict(row, found, user)) for row in rows]
 
 
 def lately(found: Agent, tab: str) -> dict[str, object]:

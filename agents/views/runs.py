@@ -16,10 +16,10 @@ from django.shortcuts import render
 from django.views.decorators.http import require_POST, require_safe
 
 from agents import export, jobs, live, machine, search, sessions, transcript
-from agents.forms import RunForm
+from agents.forms import RunForm, as_asked, differences
 from agents.lists import RunList
 from agents.models import Event, Run
-from agents.models.rights import RUN
+from agents.models.rights import CHANGE, RUN
 from agents.views.access import aseen, needs, seen
 from agents.views.lists import listed_page
 
@@ -63,18 +63,38 @@ def run(request: HttpRequest, public_id: UUID) -> HttpResponse:
         "last": last,
         "at_end": at_end or place == Place(),
     }
-    return render(request, "agents/run.html", context | searched(request, found) | next_steps(found))
+    more = searched(request, found) | next_steps(found) | {"again": again(request, found)}
+    return render(request, "agents/run.html", context | more)
 
 
 def next_steps(found: Run) -> dict[str, Any]:
     """How a run that has ended can go on, or why not."""
     if found.session is None or not found.is_terminal:
         return {}
+    verdict = sessions.verdict(found.session, found.agent)
     return {
         "session": found.session,
-        "why_not": sessions.why_not(found.session, found.agent),
-        "why_not_fork": sessions.why_not(found.session, found.agent, fork=True),
+        "why_not": verdict.continuing,
+        "why_not_fork": verdict.forking,
+        "waits": verdict.waits,
         "by_hand": sessions.by_hand(found),
+    }
+
+
+AGAIN = {
+    RunForm.NEW: "in a new session",
+    RunForm.CONTINUE: "in the same session",
+    RunForm.FORK: "in another copy of the session",
+}
+
+
+def again(request: HttpRequest, found: Run) -> dict[str, Any]:
+    """What asking for the same again would do, in words."""
+    differs = differences(found)
+    return {
+        "where": AGAIN[as_asked(found)["mode"]],
+        "differs": ", ".join(f"{name.replace('_', ' ')} {text}" for name, text in differs.items()),
+        "may_differ": request.user.has_perm(CHANGE),
     }
 
 
@@ -128,9 +148,15 @@ def run_cancel(request: HttpRequest, public_id: UUID) -> HttpResponse:
 @require_POST
 @needs(RUN)
 def run_again(request: HttpRequest, public_id: UUID) -> HttpResponse:
-    """Ask for the same once more, in a new session."""
+    """Ask for the same once more: in a session chosen as before, and with the settings as before.
+
+    With `settings=agent` as the agent has them now.
+    """
     found = seen(request, Run.objects.select_related("agent__docker"), public_id=public_id)
-    form = RunForm(found.agent, {"prompt": found.prompt, "mode": RunForm.NEW})
+    typed = as_asked(found)
+    if request.POST.get("settings") == "agent":
+        typed = {name: text for name, text in typed.items() if name not in RunForm.OVERRIDES}
+    form = RunForm(found.agent, typed, may_override=request.user.has_perm(CHANGE))
     if form.is_valid():
         found = jobs.submit(found.agent, by=request.user, **form.submission)
     for reasons in form.errors.values():

@@ -13,7 +13,7 @@ from agents.forms import TitleForm
 from agents.lists import SessionList
 from agents.models import Audit, Run, Session
 from agents.models.rights import RUN
-from agents.sessions import why_not
+from agents.sessions import verdict
 from agents.views.access import address, needs, seen
 from agents.views.lists import listed_page
 from agents.views.runs import listed
@@ -35,10 +35,13 @@ def session(request: HttpRequest, public_id: UUID) -> HttpResponse:
     """One session: where it came from, what happened in it, and how to go on."""
     rows = Session.objects.select_related("agent__docker", "forked_from")
     found = seen(request, rows, public_id=public_id)
+    judged = verdict(found, found.agent, request.user)
     context = {
         "session": found,
-        "why_not": why_not(found, found.agent),
-        "why_not_fork": why_not(found, found.agent, fork=True),
+        "verdict": judged,
+        "why_not": judged.continuing,
+        "why_not_fork": judged.forking,
+        "waits": judged.waits,
         "runs": listed(found.runs.all())[:SHOWN],
         "containers": found.containers.all()[:SHOWN],
         "ancestors": ancestors(found),

@@ -7,7 +7,7 @@ from typing import Any, BinaryIO
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from redis.exceptions import RedisError
 
-from agents import jobs
+from agents import jobs, sessions
 from agents.asjson import run_json
 from agents.forms import RunForm
 from agents.management.terminal import (
@@ -46,12 +46,15 @@ class Command(BaseCommand):
             "stdin", nargs="?", choices=["-"], metavar="-", help="read the prompt from standard input"
         )
         session = parser.add_mutually_exclusive_group()
+        session.add_argument("--fresh", action="store_true", help="in a new session; the default")
         session.add_argument(
-            "--continue", dest="continues", metavar="SESSION", help="go on with this session"
+            "--continue", dest="continues", metavar="SESSION", help="go on with this session, or the last one"
         )
         session.add_argument(
-            "--fork", dest="forks", metavar="SESSION", help="go on with a copy of this session"
+            "--fork", dest="forks", metavar="SESSION", help="go on with a copy of it, or of the last one"
         )
+        for name in RunForm.OVERRIDES:
+            parser.add_argument(flag(name), metavar="VALUE", help="for this run only; default: the agent's")
         parser.add_argument("--wait", action="store_true", help="return when the run has ended")
         parser.add_argument("--json", action="store_true", help="print the run as one JSON object")
 
@@ -62,6 +65,7 @@ class Command(BaseCommand):
     def handle(self, *, agent: str, wait: bool, json: bool, **options: Any) -> None:
         """Print the run; leave with an exit code that says how it ended, if it was waited for."""
         run = submit(agent, options)
+        self.stderr.write(one_line(which_session(run, chosen=options["fresh"])))
         if not json:
             self.stdout.write(f"{run.public_id}\n{run.get_absolute_url()}")
         if wait:
@@ -97,10 +101,31 @@ def submit(name: str, options: dict[str, Any]) -> Run:
     agent = find_agent(name, USAGE)
     session = options["continues"] or options["forks"] or ""
     mode = RunForm.CONTINUE if options["continues"] else RunForm.FORK if options["forks"] else RunForm.NEW
-    form = RunForm(agent, {"prompt": prompt(options), "mode": mode, "session": session})
+    typed = {name: options[name] or "" for name in RunForm.OVERRIDES}
+    form = RunForm(
+        agent, {"prompt": prompt(options), "mode": mode, "session": session, **typed}, may_override=True
+    )
     if not form.is_valid():
         raise refused("Nothing was started.", ("", form), code=USAGE)
     return jobs.submit(agent, trigger=Run.Trigger.COMMAND, by=operator(), **form.submission)
+
+
+def flag(name: str) -> str:
+    """A field as an option."""
+    return "--" + name.replace("_", "-")
+
+
+def which_session(run: Run, *, chosen: bool) -> str:
+    """Where the run takes place; to somebody who chose nothing, also what there was to choose."""
+    source = run.continues or run.forks
+    if source:
+        waits = sessions.verdict(source, run.agent).waits
+        verb = "Continues" if run.continues else "Goes on in a copy of"
+        return f"{verb} session {source.public_id} ({source}). {waits}".strip()
+    newest = None if chosen else run.agent.sessions.first()
+    if newest is None:
+        return "In a new session."
+    return f"In a new session; --continue last would go on with {newest.public_id} ({newest})."
 
 
 def prompt(options: dict[str, Any]) -> str:
