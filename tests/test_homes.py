@@ -158,7 +158,8 @@ def test_a_shared_home_that_is_read_only_cannot_be_changed(claude: Agent) -> Non
     shared = share(claude, "ro")
     Agent.objects.update(allowed_tools=["Bash"], permission_mode="bypassPermissions")
     claude.refresh_from_db()
-    done = run(claude, "RUN echo mine > ~/.claude/CLAUDE.md; touch ~/.claude/skills/x; rm -rf /agent-home/*")
+    skill = "/agent-home/skills/greet/SKILL.md"
+    done = run(claude, f"RUN echo mine > ~/.claude/CLAUDE.md; touch ~/.claude/skills/x; rm -f {skill}")
     assert "Read-only file system" in done.result
     assert "MARK-OF-MEMORY" in (shared / "CLAUDE.md").read_text()
     assert (shared / "skills/greet/SKILL.md").exists()
@@ -168,8 +169,8 @@ def test_a_shared_home_that_is_read_only_cannot_be_changed(claude: Agent) -> Non
 def test_what_an_agent_writes_into_a_home_to_write_is_there_in_another_session(
     claude: Agent, messages_api: MessagesAPI
 ) -> None:
-    share(claude, "rw")
-    Agent.objects.update(allowed_tools=["Bash"], permission_mode="bypassPermissions")
+    changes = {"allowed_tools": ["Bash"], "permission_mode": "bypassPermissions"}
+    Agent.objects.update(name="learner", shared_home="rw", **changes)
     claude.refresh_from_db()
     run(claude, "RUN echo LEARNT-TODAY > ~/.claude/CLAUDE.md")
     run(claude, "Hello")
