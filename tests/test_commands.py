@@ -264,6 +264,12 @@ def test_trigger_says_that_no_worker_is_alive(make_agent: MakeAgent) -> None:
         (["web", "--prompt", "a\x00"], "prompt: Contains a NUL character at position 2."),
         (["web", "--prompt", "a\udcff"], "prompt: Not valid UTF-8 at position 2."),
         (["web", "--prompt", "a", "--continue", "x"], "session: Not found"),
+        (["web", "--prompt", "a", "--continue", "last"], "session: Not found: this agent has no session"),
+        (["web", "--prompt", "a", "--continue", ""], "session: Choose the session."),
+        (["web", "--prompt", "a", "--fork", ""], "session: Choose the session."),
+        (["web", "--prompt", "a", "--fresh", "--fork", "x"], "not allowed with argument"),
+        (["web", "--prompt", "a", "--time-limit", "100d"], "time_limit: Must be between 1s and 7d."),
+        (["web", "--prompt", "a", "--max-turns", "0"], "max_turns: "),
         (["web", "--prompt", "a", "--fork", str(uuid4())], "session: Not found"),
         (["web", "--prompt-file", "/nowhere/x"], "/nowhere/x cannot be read: No such file or directory."),
         (["web", "--prompt-file", "/"], "cannot be read: Is a directory."),
@@ -332,6 +338,28 @@ def test_a_session_is_continued(make_agent: MakeAgent) -> None:
     assert (run.state, run.session) == ("succeeded", session)
     said, code = refusal("trigger", "web", "--prompt", "x", "--fork", str(session.public_id))
     assert ("session: This session cannot be forked" in said, code) == (True, 2)
+
+
+def test_trigger_says_in_which_session(make_agent: MakeAgent) -> None:
+    agent = make_agent("web", runtime="command", command=["cat"])
+    assert manage("trigger", "web", "--prompt", "one").stderr == "In a new session.\n"
+    session = execute(Run.objects.get()).session
+    assert session is not None
+    said = manage("trigger", "web", "--prompt", "two").stderr
+    assert said == f"In a new session; --continue last would go on with {session.public_id} (one).\n"
+    assert manage("trigger", "web", "--prompt", "three", "--fresh").stderr == "In a new session.\n"
+    said = manage("trigger", "web", "--prompt", "four", "--continue", "last", "--json").stderr
+    assert said == f"Continues session {session.public_id} (one).\n"
+    assert agent.runs.get(prompt="four").continues == session
+
+
+def test_a_run_from_the_terminal_may_differ_from_its_agent(make_agent: MakeAgent) -> None:
+    make_agent("web", model="haiku")
+    differing = ["--model", "sonnet", "--max-turns", "3", "--time-limit", "2m", "--idle-limit", "1m"]
+    command("trigger", "web", "--prompt", "go", *differing)
+    config = Run.objects.get().agent_config
+    found = (config.model, config.max_turns, config.time_limit, config.idle_limit)
+    assert found == ("sonnet", 3, 120, 60)
 
 
 def test_a_run_is_accepted_while_redis_is_away(make_agent: MakeAgent) -> None:

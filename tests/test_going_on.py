@@ -146,8 +146,9 @@ def test_a_command_typed_in_a_terminal_goes_on_with_the_conversation(
 def test_the_command_for_a_terminal_names_every_credential(
     claude: Agent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    done = run(claude, "Hello")
     monkeypatch.setattr(settings, "HERDWEB_PASS_ENV", ["ANTHROPIC_API_KEY", "OTHER_TOKEN"])
-    words = shlex.split(sessions.by_hand(run(claude, "Hello")))
+    words = shlex.split(sessions.by_hand(done))
     assert {"--env=ANTHROPIC_API_KEY", "--env=OTHER_TOKEN"} <= set(words)
     assert KEY not in " ".join(words)
 

@@ -99,8 +99,7 @@ class Command(BaseCommand):
 def submit(name: str, options: dict[str, Any]) -> Run:
     """Through the form and the one door; CommandError with a line for each refused field."""
     agent = find_agent(name, USAGE)
-    session = options["continues"] or options["forks"] or ""
-    mode = RunForm.CONTINUE if options["continues"] else RunForm.FORK if options["forks"] else RunForm.NEW
+    mode, session = choice(options)
     typed = {name: options[name] or "" for name in RunForm.OVERRIDES}
     form = RunForm(
         agent, {"prompt": prompt(options), "mode": mode, "session": session, **typed}, may_override=True
@@ -108,6 +107,15 @@ def submit(name: str, options: dict[str, Any]) -> Run:
     if not form.is_valid():
         raise refused("Nothing was started.", ("", form), code=USAGE)
     return jobs.submit(agent, trigger=Run.Trigger.COMMAND, by=operator(), **form.submission)
+
+
+def choice(options: dict[str, Any]) -> tuple[str, str]:
+    """How to begin, and with which session; an empty one, of a script, is not taken for none."""
+    if options["continues"] is not None:
+        return RunForm.CONTINUE, options["continues"]
+    if options["forks"] is not None:
+        return RunForm.FORK, options["forks"]
+    return RunForm.NEW, ""
 
 
 def flag(name: str) -> str:
