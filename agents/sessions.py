@@ -3,14 +3,14 @@
 import shlex
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from django.core.exceptions import ValidationError
-from django.db.models import F, Q
+from django.db.models import F
 from django.utils import timezone
 
 from agents import machine
@@ -77,14 +77,26 @@ class Case:
 
 def verdict(session: Session, agent: Agent, user: Any = None) -> Verdict:
     """The pre-flight for a run that is to be asked for now; with a user, whether by this one."""
+    return verdicts([session], agent, user)[0]
+
+
+def verdicts(rows: Sequence[Session], agent: Agent, user: Any = None) -> list[Verdict]:
+    """Over several sessions, with as many queries as over one."""
     config, now = AgentConfig.from_json(agent.freeze()), timezone.now()
-    against = barred(agent, user)
-    continuing, forking = (
-        objection(Case(session, agent, config, fork, now)) or against for fork in (False, True)
-    )
-    busy = occupant(session)
-    waits = f"Run {busy.short_id} is live in it; another waits until that has ended." if busy else ""
-    return Verdict(continuing, forking, waits)
+    against, live = barred(agent, user), live_runs(agent.pk)
+    return [
+        Verdict(
+            objection(Case(session, agent, config, False, now)) or against,
+            objection(Case(session, agent, config, True, now)) or against,
+            next((waits_for(run) for run in live if works_in(run, session)), ""),
+        )
+        for session in rows
+    ]
+
+
+def waits_for(run: Run) -> str:
+    """What is said of a session in which a run is live."""
+    return f"Run {run.short_id} is live in it; another waits until that has ended."
 
 
 def why_not(session: Session, agent: Agent, *, fork: bool = False) -> str:
@@ -169,11 +181,22 @@ def barred(agent: Agent, user: Any = None) -> str:
     return f"{user} may not run the agent {agent}."
 
 
+def live_runs(agent_pk: int) -> list[Run]:
+    """Of an agent, which has as many as its limit allows."""
+    rows = Run.objects.filter(agent=agent_pk, state__in=Run.LIVE).order_by("id")
+    return list(rows.only("public_id", "session", "continues", "forks", "started_at"))
+
+
+def works_in(run: Run, session: Session) -> bool:
+    """Whether a live run is in a session, is about to be, or still copies it."""
+    copies = run.forks_id == session.pk and run.started_at is None
+    return copies or session.pk in (run.session_id, run.continues_id)
+
+
 def occupant(session: Session, besides: Run | None = None) -> Run | None:
-    """The live run that works in a session, is about to, or still copies it."""
-    in_it = Q(session=session) | Q(continues=session) | Q(forks=session, started_at=None)
-    live = Run.objects.filter(in_it, state__in=Run.LIVE).order_by("id")
-    return live.exclude(public_id=besides.public_id).first() if besides else live.first()
+    """The live run that works in a session."""
+    live = live_runs(session.agent_id)
+    return next((run for run in live if run != besides and works_in(run, session)), None)
 
 
 def in_use(run: Run) -> str:

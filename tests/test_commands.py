@@ -246,6 +246,7 @@ def test_trigger_says_that_no_worker_is_alive(make_agent: MakeAgent) -> None:
     with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, **options) as waiting:
         signal.signal(signal.SIGINT, before)
         assert waiting.stderr is not None
+        assert waiting.stderr.readline() == "In a new session.\n"
         assert waiting.stderr.readline() == "queued\n"
         assert waiting.stderr.readline().startswith("No worker is alive")
         waiting.send_signal(signal.SIGINT)
@@ -348,7 +349,7 @@ def test_trigger_says_in_which_session(make_agent: MakeAgent) -> None:
     said = manage("trigger", "web", "--prompt", "two").stderr
     assert said == f"In a new session; --continue last would go on with {session.public_id} (one).\n"
     assert manage("trigger", "web", "--prompt", "three", "--fresh").stderr == "In a new session.\n"
-    said = manage("trigger", "web", "--prompt", "four", "--continue", "last", "--json").stderr
+    said = manage("trigger", "web", "--prompt", "four", "--continue", "last").stderr
     assert said == f"Continues session {session.public_id} (one).\n"
     assert agent.runs.get(prompt="four").continues == session
 

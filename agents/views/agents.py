@@ -16,7 +16,7 @@ from agents.forms import RunForm, as_asked
 from agents.models import Agent, Run, Session
 from agents.models.rights import CHANGE, RUN
 from agents.runtimes import AgentConfig
-from agents.sessions import Verdict, verdict
+from agents.sessions import Verdict, verdicts
 from agents.views.access import demand, seen
 from agents.views.runs import listed
 
@@ -85,7 +85,7 @@ def offers(found: Agent, chosen: str, user: Any) -> list[tuple[Session, Verdict]
     if chosen not in {str(row.public_id) for row in rows}:
         with suppress(ValidationError):
             rows += found.sessions.filter(public_id=chosen) if chosen else []
-    return [(row, verdict(row, found, user)) for row in rows]
+    return list(zip(rows, verdicts(rows, found, user), strict=True))
 
 
 def lately(found: Agent, tab: str) -> dict[str, object]:

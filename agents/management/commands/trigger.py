@@ -65,8 +65,8 @@ class Command(BaseCommand):
     def handle(self, *, agent: str, wait: bool, json: bool, **options: Any) -> None:
         """Print the run; leave with an exit code that says how it ended, if it was waited for."""
         run = submit(agent, options)
-        self.stderr.write(one_line(which_session(run, chosen=options["fresh"])))
         if not json:
+            self.stderr.write(one_line(which_session(run, chosen=options["fresh"])))
             self.stdout.write(f"{run.public_id}\n{run.get_absolute_url()}")
         if wait:
             self._wait(run, quiet=json)
