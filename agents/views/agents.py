@@ -15,7 +15,7 @@ from agents import activity, jobs, machine
 from agents.forms import RunForm, as_asked
 from agents.models import Agent, Run, Session
 from agents.models.rights import CHANGE, RUN
-from agents.runtimes import AgentConfig
+from agents.runtimes import AgentConfig, bare
 from agents.sessions import Verdict, verdicts
 from agents.views.access import demand, seen
 from agents.views.runs import listed
@@ -80,7 +80,13 @@ def about(request: HttpRequest, found: Agent, form: RunForm) -> dict[str, object
 
 
 def offers(found: Agent, chosen: str, user: Any) -> list[tuple[Session, Verdict]]:
-    """The sessions used last, and the chosen one, each with the verdict over it."""
+    """The sessions used last, and the chosen one, each with the verdict over it.
+
+    None of an agent whose runtime can go on with nothing.
+    """
+    runtime = bare(found.runtime)
+    if not (runtime.supports_resume or runtime.supports_fork):
+        return []
     rows = list(found.sessions.all()[:OFFERED])
     if chosen not in {str(row.public_id) for row in rows}:
         with suppress(ValidationError):
