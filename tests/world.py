@@ -145,11 +145,13 @@ def world(make_agent: MakeAgent, person: Person, image: str, admin: User) -> Wor
 
 def work_in(workspace: Path) -> None:
     """Some of every kind of file."""
-    (workspace / "src").mkdir()
+    (workspace / "src").mkdir(exist_ok=True)
     (workspace / "src" / "review.py").write_text("def review(branch: str) -> str:\n    return branch\n" * 40)
     (workspace / "chart.png").write_bytes(b64decode(PICTURE))
     with (workspace / "core.bin").open("wb") as file:
         file.truncate(2 * 1024**4)
+    for name in ("latest", "pipe"):
+        (workspace / name).unlink(missing_ok=True)
     (workspace / "latest").symlink_to("/etc/hostname")
     os.mkfifo(workspace / "pipe")
     (workspace / "two\nlines \udcff.txt").write_text("x")
