@@ -30,11 +30,11 @@ def test_what_is_attached_is_found_in_the_workspace_and_taken_along(
     picture(page, "attach")
     page.get_by_role("button", name="Run").click()
     expect(page.get_by_role("link", name="notes & plans.txt")).to_be_visible()
-    expect(page.get_by_text("Attached files:")).to_be_visible()
+    expect(page.get_by_text("Attached files:")).to_be_visible(timeout=60_000)
     with page.expect_download() as download:
         page.get_by_role("link", name="odd.bin").click()
     assert download.value.path().read_bytes() == b"\0\1\2"
-    expect(page.get_by_text("Run succeeded")).to_be_visible(timeout=20_000)
+    expect(page.get_by_text("Run succeeded")).to_be_visible(timeout=60_000)
     page.get_by_role("link", name="its files").click()
     page.get_by_role("link", name="made/").click()
     expect(page.get_by_text("leads to /etc/passwd; links are not followed")).to_be_visible()
@@ -47,11 +47,11 @@ def test_what_is_attached_is_found_in_the_workspace_and_taken_along(
     page.get_by_role("link", name="workspace", exact=True).click()
     expect(page.get_by_role("link", name="attachments/")).to_be_visible()
     # And more of them in the same conversation.
-    page.get_by_role("link", name="Carry them.").click()
+    page.get_by_role("link", name="session", exact=True).click()
     page.get_by_label("Prompt").fill("One more.")
     page.get_by_label("Attach files").set_input_files(tmp_path / "odd.bin")
     page.get_by_role("button", name="Continue").click()
-    expect(page.get_by_text("Run succeeded")).to_be_visible(timeout=20_000)
+    expect(page.get_by_text("Run succeeded")).to_be_visible(timeout=60_000)
     assert len(list((machine.state().workspace("porter") / "attachments").iterdir())) == 2
 
 
