@@ -149,9 +149,9 @@ def run_cancel(request: HttpRequest, public_id: UUID) -> HttpResponse:
 @require_POST
 @needs(RUN)
 def run_again(request: HttpRequest, public_id: UUID) -> HttpResponse:
-    """Ask for the same once more, attachments and all: in a session chosen as before, and with the settings as before.
+    """Ask for the same once more, attachments and all: in a session chosen as before.
 
-    With `settings=agent` as the agent has them now.
+    With the settings as before, too; with `settings=agent` as the agent has them now.
     """
     found = seen(request, Run.objects.select_related("agent__docker"), public_id=public_id)
     typed = as_asked(found)
