@@ -226,9 +226,8 @@ def test_a_reader_with_keys_sees_where_he_is_and_can_pass_over_the_events(
         )
         passed.append(focused.evaluate("one => (one.innerText || one.ariaLabel || one.name || '').trim()"))
         assert len(passed) < 60, passed
-    assert [name for name in passed if name in ("Run again in a new session", "Edit and run again", "Find")] == [
-        "Run again in a new session", "Edit and run again", "Find",
-    ]  # fmt: skip
+    looked_for = ["Run again in a new session", "Edit and run again", "Find"]
+    assert [name for name in passed if name in looked_for] == looked_for
     expect(page.locator(":focus")).to_be_visible()
     page.keyboard.press("Enter")
     page.keyboard.press("Tab")
