@@ -305,8 +305,8 @@ def shown(name: str) -> Any:
 class RunAdmin(RecordAdmin):
     """Runs."""
 
-    json_fields = ["config"]
-    config_shown = shown("config")
+    json_fields = ["config", "attachments"]
+    config_shown, attachments_shown = shown("config"), shown("attachments")
     list_display = [
         "short_id",
         "agent",

@@ -26,6 +26,7 @@ def run_json(run: Run) -> dict[str, Any]:
         "reason": run.reason,
         "trigger": str(run.trigger),
         "prompt": run.prompt,
+        "attachments": run.attachments,
         "session": str(run.session.public_id) if run.session else None,
         "container": run.container.name if run.container else None,
         "exit_code": run.exit_code,

@@ -6,7 +6,8 @@ from django import forms
 from django.core.exceptions import ValidationError
 from django.core.validators import ProhibitNullCharactersValidator
 
-from agents import jobs, sessions
+from agents import attachments, jobs, sessions
+from agents.attachments import Attachment
 from agents.models import Agent, DockerSettings, Event, Run, Session, rules
 from agents.models.fields import Between, ObjectFormField, write_seconds
 from agents.runtimes import AgentConfig, RunError
@@ -200,6 +201,26 @@ class PromptField(forms.CharField):
         self.validators = [rules.prompt]
 
 
+class FilesInput(forms.FileInput):
+    """Any number of files."""
+
+    allow_multiple_selected = True
+
+    def value_from_datadict(self, data: Any, files: Any, name: str) -> Any:
+        """All of them."""
+        return files.getlist(name)
+
+
+class AttachmentsField(forms.Field):
+    """Files that were uploaded, empty ones as well."""
+
+    widget = FilesInput(attrs={"multiple": True})
+
+    def to_python(self, value: Any) -> list[Attachment]:
+        """As they can be attached."""
+        return [Attachment(str(file.name), file.size, file.chunks) for file in value or []]
+
+
 class TitleForm(RowForm):
     """What a session is called; without a title it goes by its id."""
 
@@ -224,6 +245,7 @@ class RunForm(forms.Form):
         choices=[(NEW, "a new session"), (CONTINUE, "continue"), (FORK, "fork")], required=False, initial=NEW
     )
     session = forms.CharField(required=False)
+    attachments = AttachmentsField(required=False)
 
     # What may differ for one run; empty: as the agent has it.
     OVERRIDES = ("model", "max_turns", "time_limit", "idle_limit")
@@ -272,6 +294,12 @@ class RunForm(forms.Form):
         if not self.agent.default_prompt.strip():
             raise ValidationError("Prompt is required: this agent has no default prompt.")
         return self.agent.default_prompt
+
+    def clean_attachments(self) -> list[Attachment]:
+        """Files that the agent will find."""
+        given: list[Attachment] = self.cleaned_data["attachments"]
+        attachments.check(given, AgentConfig.from_json(self.agent.freeze()))
+        return given
 
     def clean_session(self) -> Session | None:
         """This agent's session of that id; another's is not found, like one that does not exist."""
@@ -330,6 +358,7 @@ class RunForm(forms.Form):
             "continues": session if data["mode"] == self.CONTINUE else None,
             "forks": session if data["mode"] == self.FORK else None,
             "config": self.config,
+            "attached": data["attachments"],
         }
 
 

@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from functools import lru_cache
 from hashlib import sha256
@@ -24,7 +24,7 @@ from django.utils import timezone
 from redis.exceptions import RedisError
 from rq import Worker
 
-from agents import execution, reconcile
+from agents import attachments, execution, reconcile
 from agents.models import Agent, Audit, LeaseLost, Run, Session
 
 logger = logging.getLogger(__name__)
@@ -51,20 +51,26 @@ def submit(
     continues: Session | None = None,
     forks: Session | None = None,
     config: dict[str, Any] | None = None,
+    attached: Sequence[attachments.Attachment] = (),
 ) -> Run:
     """Create a run, with the agent's configuration frozen, and ring for it once it is committed.
 
-    `config` is a frozen configuration that differs from the agent's, as a valid form has it.
-    `by` is the user who asked, or the name of whoever did in a terminal. Validation is the caller's
-    form; whether the session can really be continued is judged again when the run starts.
+    `attached` are files, which are stored first. `config` is a frozen configuration that differs from
+    the agent's, as a valid form has it. `by` is the user who asked, or the name of whoever did in a
+    terminal. Validation is the caller's form; whether the session can really be continued is judged
+    again when the run starts. Raises RunError when the files cannot be stored.
     """
     usual = agent.freeze()
     differs = {name: config[name] for name in usual if config and config[name] != usual[name]}
-    with transaction.atomic():
+    public_id = uuid4()
+    # Before the transaction, so that nobody waits for the files of others.
+    with attachments.keeping(str(public_id), attached) as stored, transaction.atomic():
         run = Run.objects.create(
+            public_id=public_id,
             agent=agent,
             config=config or usual,
             prompt=prompt,
+            attachments=stored,
             trigger=Run.Trigger.FORK if forks else trigger,
             requested_by=None if isinstance(by, str) else by,
             continues=continues,
@@ -74,6 +80,9 @@ def submit(
         if differs:
             run.note(f"{DIFFERS}{json.dumps(differs)[1:-1]}", differs=differs)
         witness(run, by or trigger, Audit.Deed.STARTED, prompt)
+        if stored:
+            run.note(f"Attached: {attachments.summary(run)}.", attachments=stored)
+            witness(run, by or trigger, Audit.Deed.ADDED, attachments.summary(run), "attachments of ")
         transaction.on_commit(lambda: ring(run), robust=True)
     return run
 
@@ -95,9 +104,9 @@ def cancel(run: Run, by: Any) -> bool:
     return True
 
 
-def witness(run: Run, by: Any, deed: str, detail: str = "") -> None:
-    """Note in the audit trail who started or cancelled a run."""
-    what = f"run {run.short_id} of {run.agent.name}"
+def witness(run: Run, by: Any, deed: str, detail: str = "", part: str = "") -> None:
+    """Note in the audit trail who started or cancelled a run, or gave it something."""
+    what = f"{part}run {run.short_id} of {run.agent.name}"
     Audit.note(by, deed, what, path=run.get_absolute_url(), detail=detail, agent=run.agent)
 
 

@@ -13,7 +13,7 @@ from django.core.exceptions import ValidationError
 from django.db.models import F
 from django.utils import timezone
 
-from agents import machine
+from agents import attachments, machine
 from agents.models import Agent, Run, Session, rules
 from agents.models.fields import write_seconds
 from agents.models.rights import RUN
@@ -254,7 +254,7 @@ def settle(run: Run, config: AgentConfig, runtime: Runtime) -> tuple[Session, Re
     check_again(config)
     machine.state().make(request.paths, owner(request))
     make_ready(run, request, runtime)
-    return session, request
+    return session, attachments.place(run, request, runtime, owner(request))
 
 
 def check_source(run: Run, config: AgentConfig) -> None:

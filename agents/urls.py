@@ -2,7 +2,19 @@
 
 from django.urls import path
 
-from agents.views import agents, bulk, containers, dashboard, events, help, images, lists, runs, sessions
+from agents.views import (
+    agents,
+    bulk,
+    containers,
+    dashboard,
+    events,
+    files,
+    help,
+    images,
+    lists,
+    runs,
+    sessions,
+)
 
 app_name = "agents"
 
@@ -21,8 +33,12 @@ urlpatterns = [
     path("runs/<uuid:public_id>/events/", events.run_events, name="run_events"),
     path("runs/<uuid:public_id>/stream/", events.run_stream, name="run_stream"),
     path("runs/<uuid:public_id>/events/<int:seq>/image/<int:place>/", images.run_image, name="run_image"),
+    path("runs/<uuid:public_id>/attachments/<int:number>/", files.run_attachment, name="run_attachment"),
     path("sessions/", sessions.sessions, name="sessions"),
     path("sessions/<uuid:public_id>/", sessions.session, name="session"),
+    path("sessions/<uuid:public_id>/files/", files.session_files, name="session_files"),
+    path("sessions/<uuid:public_id>/files/download/", files.session_file, name="session_file"),
+    path("sessions/<uuid:public_id>/files/picture/", files.session_picture, name="session_picture"),
     path("sessions/<uuid:public_id>/rename/", sessions.session_rename, name="session_rename"),
     path("sessions/<uuid:public_id>/delete/", bulk.session_delete, name="session_delete"),
     path("containers/", containers.containers, name="containers"),

@@ -17,6 +17,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
+# Sizes that are written like 20m or 1.5g; 1024 to the next unit.
+SIZE = r"(?i)^[0-9]{1,6}(\.[0-9]{1,3})?[kmgt]b?$"
+UNITS = {"k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
+
 # A Unix socket's path may have 107 bytes on Linux; longer ones cannot be bound.
 SOCKET_PATH_LIMIT = 107
 
@@ -41,6 +45,9 @@ class Environment(BaseSettings):
     herdweb_free_space: str = Field(
         default="5g", pattern=r"(?i)^([0-9]{1,6}(\.[0-9]{1,3})?[mgt]b?|[0-9]{1,2}(\.[0-9]{1,3})?%)$"
     )
+    herdweb_upload_limit: str = Field(default="20m", pattern=SIZE)
+    herdweb_upload_total: str = Field(default="50m", pattern=SIZE)
+    herdweb_download_limit: str = Field(default="1g", pattern=SIZE)
     herdweb_workers: int = Field(default=4, ge=1, le=64)
     herdweb_time_zone: str = "UTC"
     herdweb_log_level: str = Field(default="INFO", pattern=r"^(DEBUG|INFO|WARNING|ERROR)$")
@@ -100,6 +107,21 @@ class Environment(BaseSettings):
         return f"{os.getuid()}:{os.getgid()}" if os.getuid() else "1000:1000"
 
     @cached_property
+    def upload_limit(self) -> int:
+        """How large one attachment may be, in bytes."""
+        return size(self.herdweb_upload_limit)
+
+    @cached_property
+    def upload_total(self) -> int:
+        """How large all attachments of a run may be together."""
+        return size(self.herdweb_upload_total)
+
+    @cached_property
+    def download_limit(self) -> int:
+        """How large a file of a workspace may be that is handed out."""
+        return size(self.herdweb_download_limit)
+
+    @cached_property
     def hosts(self) -> list[str]:
         """Host names that the site answers to: those given, and that of its own address."""
         own = urlsplit(self.herdweb_base_url).hostname
@@ -119,6 +141,12 @@ class Environment(BaseSettings):
 def names(text: str) -> list[str]:
     """The words of a comma-separated list."""
     return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def size(text: str) -> int:
+    """Bytes of a size that fits the pattern."""
+    number = text.lower().removesuffix("b")
+    return int(float(number[:-1]) * UNITS[number[-1]])
 
 
 def remembered_secret(path: Path) -> str:

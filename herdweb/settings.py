@@ -24,6 +24,10 @@ HERDWEB_SECRETS_DIR = ENVIRONMENT.secrets_dir
 HERDWEB_REDIS_URL = ENVIRONMENT.redis_url
 HERDWEB_FREE_SPACE = ENVIRONMENT.herdweb_free_space
 HERDWEB_WORKERS = ENVIRONMENT.herdweb_workers
+# In bytes: of one attachment, of all attachments of a run, of a file that is handed out.
+HERDWEB_UPLOAD_LIMIT = ENVIRONMENT.upload_limit
+HERDWEB_UPLOAD_TOTAL = ENVIRONMENT.upload_total
+HERDWEB_DOWNLOAD_LIMIT = ENVIRONMENT.download_limit
 
 INSTALLED_APPS = [
     "django.contrib.admin",

@@ -16,6 +16,7 @@ from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver
 
 from agents import jobs, machine
+from agents.attachments import Attachment
 from agents.management.terminal import operator
 from agents.models import Agent, Audit, Container, Event, Run, Session
 from tests.conftest import execute
@@ -48,8 +49,12 @@ PAGES = {
     "run_events": (SCRIPTS, "405 405 405 405 405"),
     "run_stream": ("401 - 404 - -", "405 405 405 405 405"),
     "run_image": ("L 404 404 404 404", NOBODY),
+    "run_attachment": ("L 200 404 200 200", NOBODY),
     "sessions": (LIST, NOBODY),
     "session": (OBJECT, NOBODY),
+    "session_files": (OBJECT, NOBODY),
+    "session_file": ("L 404 404 404 404", NOBODY),
+    "session_picture": ("L 404 404 404 404", NOBODY),
     "session_rename": (NOBODY, OPERATORS),
     "containers": (LIST, NOBODY),
     "container": (OBJECT, NOBODY),
@@ -171,7 +176,8 @@ def world(make_agent: Callable[..., Agent], person: Callable[..., User]) -> dict
     theirs.groups.set(people["stranger"].groups.filter(name="others"))
     agent.docker.enabled = False
     agent.docker.save()
-    run = execute(jobs.submit(agent, "seen by ours only"))
+    given = Attachment("given", 1, lambda: [b"x"])
+    run = execute(jobs.submit(agent, "seen by ours only", attached=[given]))
     agent.docker.enabled = True
     agent.docker.save()
     state = machine.state()
@@ -209,6 +215,7 @@ def filled(address: str, world: dict[str, Any]) -> str:
         "<slug:name>": agent.name,
         "<slug:page>": "runs",
         "<uuid:public_id>": str(public),
+        "attachments/<int:number>/": "attachments/0/",
         "<int:number>": str(container.pk),
         "<int:seq>/image/<int:place>": "1/image/0",
         "<path:content_type_id>": str(ContentType.objects.get_for_model(Run).pk),
@@ -226,6 +233,9 @@ def answered(response: Any) -> str:
     """The status, with the way to the login as L."""
     if response.streaming and not response.is_async:
         b"".join(response.streaming_content)
+    # As the end of an answer does, which would close the test's database as well.
+    for close in getattr(response, "_resource_closers", []):
+        close()
     location = response.headers.get("Location", "")
     return "L" if response.status_code == 302 and "/login/?next=" in location else str(response.status_code)
 

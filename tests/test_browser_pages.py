@@ -50,6 +50,8 @@ def test_every_rule_of_our_style_sheets_ends() -> None:
         assert depth == 0, sheet.name
 
 
+# Four pictures and two examinations of every page there is.
+@pytest.mark.timeout(600)
 def test_every_page_is_sound_accessible_and_fits(chromium: Browser, web: str, seeded: World) -> None:
     wrong: list[str] = []
     with visitor(chromium, web, "admin", reduced_motion="reduce") as (page, complaints):

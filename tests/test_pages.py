@@ -91,8 +91,12 @@ def everywhere(run: Run) -> list[str]:
 def pages(run: Run) -> list[str]:
     """Addresses that answer a GET with HTML."""
     posts = ("cancel/", "again/", "bulk/", "delete/", "stop/", "rename/", "save/", "forget/")
-    others = ("markdown/", "output/", "errors/", "events/", "stream/", *posts)
-    return [path for path in everywhere(run) if not path.endswith(others) and "/image/" not in path]
+    others = ("markdown/", "output/", "errors/", "events/", "stream/", "download/", "picture/", *posts)
+    return [
+        path
+        for path in everywhere(run)
+        if not path.endswith(others) and not re.search("/(image|attachments)/", path)
+    ]
 
 
 @pytest.fixture

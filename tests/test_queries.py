@@ -9,6 +9,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
+from agents import machine
 from agents.models import Agent, Container, Event, Run, SavedList, Session
 
 pytestmark = pytest.mark.django_db
@@ -27,6 +28,7 @@ PAGES = (
     ("sessions", ""),
     ("sessions", "sort=turns&since=7d"),
     ("session", ""),
+    ("session_files", ""),
     ("containers", ""),
     ("containers", "state=live&image=herdweb/agent"),
     ("container", ""),
@@ -85,6 +87,7 @@ class World:
 
     def address(self, name: str, query: str) -> str:
         assert self.agent
+        machine.state().workspace(self.agent.name).mkdir(parents=True, exist_ok=True)
         assert self.run
         assert self.session
         assert self.container
@@ -92,6 +95,7 @@ class World:
             "agent": [self.agent.name],
             "run": [self.run.public_id],
             "session": [self.session.public_id],
+            "session_files": [self.session.public_id],
             "container": [self.container.pk],
             "container_now": [self.container.pk],
         }

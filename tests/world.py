@@ -1,5 +1,7 @@
 """A site with some of everything, the addresses of all its pages, and a browser that complains."""
 
+import os
+from base64 import b64decode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +15,8 @@ from django.contrib.auth.models import Group, User
 from django.utils import timezone
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, Response, WebError
 
-from agents import jobs
+from agents import jobs, machine
+from agents.attachments import Attachment
 from agents.models import Agent, Audit, Container, Run, SavedList
 from agents.models.agent import MB
 from tests.conftest import execute
@@ -22,6 +25,11 @@ MakeAgent = Callable[..., Agent]
 Person = Callable[..., User]
 TRANSCRIPT = (Path(__file__).parent / "transcript.jsonl").read_text()
 
+# A green square.
+PICTURE = (
+    "iVBORw0KGgoAAAANSUhEUgAAAEAAAABACAIAAAAlC+aJAAAAT0lEQVR42u3PQQkAAAgEsItjJtMZ1Qi+hcEKLDX9WgQEBAQEBAQE"
+    "BAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQELguwhiEP4esa3QAAAABJRU5ErkJggg=="
+)
 # Pages that answer a POST are reached by what is ticked or pressed on another one.
 PRESSES = " > "
 # For every address of ours (agents/urls.py) where it is looked at; the first one is named after it.
@@ -35,6 +43,9 @@ PAGES = {
     "run": ["/runs/{run}/", "/runs/{live}/", "/runs/{failed}/", "/runs/{waiting}/", "/runs/{run}/?q=page"],
     "sessions": ["/sessions/"],
     "session": ["/sessions/{session}/", "/sessions/{forgetful}/"],
+    "session_files": ["/sessions/{session}/files/", "/sessions/{session}/files/?path=src/review.py",
+                      "/sessions/{session}/files/?path=chart.png",
+                      "/sessions/{session}/files/?path=core.bin"],
     "session_delete": ["/sessions/{forgetful}/ > Delete …"],
     "containers": ["/containers/"],
     "container": ["/containers/{container}/", "/containers/{living}/"],
@@ -50,6 +61,9 @@ NO_PAGES = {
     "run_events": "JSON, for the page of a run",
     "run_stream": "a stream, for the page of a run",
     "run_image": "a picture, on the page of a run",
+    "run_attachment": "a download",
+    "session_file": "a download",
+    "session_picture": "a picture, on the page of a file",
     "session_rename": "answers a POST, with a redirect",
     "container_now": "parts of the page of a container",
     "container_stop": "answers a POST, with a redirect",
@@ -115,7 +129,8 @@ def world(make_agent: MakeAgent, person: Person, image: str, admin: User) -> Wor
         docker_network="none", description="Reads pull requests and comments on them.",
     )  # fmt: skip
     agent.groups.add(Group.objects.get_or_create(name="Reviewers")[0])
-    run = execute(jobs.submit(agent, TRANSCRIPT, by=admin))
+    notes = Attachment("notes for the review.md", 8, lambda: [b"# Notes\n"])
+    run = execute(jobs.submit(agent, TRANSCRIPT, by=admin, attached=[notes]))
     live = going(jobs.submit(agent, "Review the branch feature/search."))
     waiting = jobs.submit(agent, "Review the branch feature/paging as well.")
     waiting.wait(f"Agent limit 1/1: run {live.short_id} is live.")
@@ -123,7 +138,22 @@ def world(make_agent: MakeAgent, person: Person, image: str, admin: User) -> Wor
     Audit.note(admin, Audit.Deed.CHANGED, "agent reviewer", detail="Changed model.", agent=agent)
     LogEntry.objects.log_actions(admin.pk, [agent], 2, "Changed model.", single_object=True)
     person("viewer", "Viewer", "Reviewers", staff=True)
+    work_in(machine.state().workspace("reviewer"))
     return seen(run, live=live, failed=failed, waiting=waiting, forgetful=forgetful)
+
+
+def work_in(workspace: Path) -> None:
+    """Some of every kind of file."""
+    (workspace / "src").mkdir(exist_ok=True)
+    (workspace / "src" / "review.py").write_text("def review(branch: str) -> str:\n    return branch\n" * 40)
+    (workspace / "chart.png").write_bytes(b64decode(PICTURE))
+    with (workspace / "core.bin").open("wb") as file:
+        file.truncate(2 * 1024**4)
+    for name in ("latest", "pipe"):
+        (workspace / name).unlink(missing_ok=True)
+    (workspace / "latest").symlink_to("/etc/hostname")
+    os.mkfifo(workspace / "pipe")
+    (workspace / "two\nlines \udcff.txt").write_text("x")
 
 
 def going(run: Run) -> Run:

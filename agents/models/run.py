@@ -83,6 +83,9 @@ class Run(models.Model):
     agent = models.ForeignKey(Agent, on_delete=models.PROTECT, related_name="runs")
     config = models.JSONField(help_text="The configuration it runs with, frozen when it was asked for.")
     prompt = models.TextField()
+    attachments = models.JSONField(
+        default=list, blank=True, help_text="Files that it was given: name, size in bytes, sha256."
+    )
     trigger = models.CharField(max_length=20, choices=Trigger, default=Trigger.MANUAL)
     requested_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="runs"

@@ -15,7 +15,7 @@ from agents import activity, jobs, machine
 from agents.forms import RunForm, as_asked
 from agents.models import Agent, Run, Session
 from agents.models.rights import CHANGE, RUN
-from agents.runtimes import AgentConfig, bare
+from agents.runtimes import AgentConfig, RunError, bare
 from agents.sessions import Verdict, verdicts
 from agents.views.access import demand, seen
 from agents.views.runs import listed
@@ -51,12 +51,21 @@ def agent(request: HttpRequest, name: str) -> HttpResponse:
     form = RunForm(found, request.POST or None, initial=initial, may_override=may_override)
     if request.method == "POST":
         demand(request, RUN)
-        form = RunForm(found, request.POST, may_override=may_override)
-        if form.is_valid():
-            run = jobs.submit(found, by=request.user, **form.submission)
+        form = RunForm(found, request.POST, request.FILES, may_override=may_override)
+        run = submitted(request, form) if form.is_valid() else None
+        if run:
             return HttpResponseRedirect(run.get_absolute_url(), status=303)
     context = about(request, found, form) | lately(found, request.GET.get("tab", ""))
     return render(request, "agents/agent.html", context, status=422 if form.errors else 200)
+
+
+def submitted(request: HttpRequest, form: RunForm) -> Run | None:
+    """The run that a valid form asks for; none, and the form says why, if its files cannot be stored."""
+    try:
+        return jobs.submit(form.agent, by=request.user, **form.submission)
+    except RunError as error:
+        form.add_error("attachments", str(error))
+        return None
 
 
 def asked_before(found: Agent, run: str) -> dict[str, str]:

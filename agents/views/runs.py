@@ -15,11 +15,12 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
 from django.views.decorators.http import require_POST, require_safe
 
-from agents import export, jobs, live, machine, search, sessions, transcript
+from agents import attachments, export, jobs, live, machine, search, sessions, transcript
 from agents.forms import RunForm, as_asked, differences
 from agents.lists import RunList
 from agents.models import Event, Run
 from agents.models.rights import CHANGE, RUN
+from agents.runtimes import RunError
 from agents.views.access import aseen, needs, seen
 from agents.views.lists import listed_page
 
@@ -148,17 +149,21 @@ def run_cancel(request: HttpRequest, public_id: UUID) -> HttpResponse:
 @require_POST
 @needs(RUN)
 def run_again(request: HttpRequest, public_id: UUID) -> HttpResponse:
-    """Ask for the same once more: in a session chosen as before, and with the settings as before.
+    """Ask for the same once more, attachments and all: in a session chosen as before.
 
-    With `settings=agent` as the agent has them now.
+    With the settings as before, too; with `settings=agent` as the agent has them now.
     """
     found = seen(request, Run.objects.select_related("agent__docker"), public_id=public_id)
     typed = as_asked(found)
     if request.POST.get("settings") == "agent":
         typed = {name: text for name, text in typed.items() if name not in RunForm.OVERRIDES}
     form = RunForm(found.agent, typed, may_override=request.user.has_perm(CHANGE))
-    if form.is_valid():
-        found = jobs.submit(found.agent, by=request.user, **form.submission)
+    try:
+        if form.is_valid():
+            again = form.submission | {"attached": attachments.of(found)}
+            found = jobs.submit(found.agent, by=request.user, **again)
+    except RunError as error:
+        messages.error(request, f"Nothing was started: {error}")
     for reasons in form.errors.values():
         messages.error(request, " ".join(str(reason) for reason in reasons))
     return HttpResponseRedirect(found.get_absolute_url(), status=303)

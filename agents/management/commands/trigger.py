@@ -1,10 +1,15 @@
 """Start a run, and wait for its end if wanted."""
 
+import stat
 import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from django.core.files.uploadedfile import UploadedFile
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.utils.datastructures import MultiValueDict
 from redis.exceptions import RedisError
 
 from agents import jobs, sessions
@@ -21,6 +26,7 @@ from agents.management.terminal import (
     refused,
 )
 from agents.models import Run
+from agents.runtimes import RunError
 
 # A worker that is alive takes a run within milliseconds.
 PATIENCE_SECONDS = 3
@@ -55,6 +61,13 @@ class Command(BaseCommand):
         )
         for name in RunForm.OVERRIDES:
             parser.add_argument(flag(name), metavar="VALUE", help="for this run only; default: the agent's")
+        parser.add_argument(
+            "--attach",
+            action="append",
+            default=[],
+            metavar="FILE",
+            help="give the run a file, which it finds in its workspace; may be repeated",
+        )
         parser.add_argument("--wait", action="store_true", help="return when the run has ended")
         parser.add_argument("--json", action="store_true", help="print the run as one JSON object")
 
@@ -101,12 +114,31 @@ def submit(name: str, options: dict[str, Any]) -> Run:
     agent = find_agent(name, USAGE)
     mode, session = choice(options)
     typed = {name: options[name] or "" for name in RunForm.OVERRIDES}
-    form = RunForm(
-        agent, {"prompt": prompt(options), "mode": mode, "session": session, **typed}, may_override=True
-    )
-    if not form.is_valid():
-        raise refused("Nothing was started.", ("", form), code=USAGE)
-    return jobs.submit(agent, trigger=Run.Trigger.COMMAND, by=operator(), **form.submission)
+    data = {"prompt": prompt(options), "mode": mode, "session": session, **typed}
+    with ExitStack() as stack:
+        files = MultiValueDict({"attachments": opened(options["attach"], stack)})
+        form = RunForm(agent, data, files, may_override=True)
+        if not form.is_valid():
+            raise refused("Nothing was started.", ("", form), code=USAGE)
+        try:
+            return jobs.submit(agent, trigger=Run.Trigger.COMMAND, by=operator(), **form.submission)
+        except RunError as error:
+            raise CommandError(one_line(f"Nothing was started. {error}"), returncode=USAGE) from error
+
+
+def opened(paths: Sequence[str], stack: ExitStack) -> list[Any]:
+    """The files to attach, as a browser would have sent them; open as long as the stack."""
+    found = []
+    for path in map(Path, paths):
+        try:
+            if not stat.S_ISREG(path.stat().st_mode):
+                raise CommandError(one_line(f"attachments: {path} is no regular file."), returncode=USAGE)
+            file = stack.enter_context(path.open("rb"))
+        except OSError as error:
+            problem = f"attachments: {path} cannot be read: {error.strerror}."
+            raise CommandError(one_line(problem), returncode=USAGE) from error
+        found.append(UploadedFile(file, path.name, size=path.stat().st_size))
+    return found
 
 
 def choice(options: dict[str, Any]) -> tuple[str, str]:
