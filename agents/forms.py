@@ -221,6 +221,18 @@ class TitleForm(RowForm):
         return " ".join(self.cleaned_data["title"].split())
 
 
+class KeepForm(forms.Form):
+    """For how long a container is kept for inspection."""
+
+    HOURS = Between(1, 720)
+
+    hours = forms.IntegerField(validators=[HOURS])
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        teach(self.fields["hours"], [self.HOURS])
+
+
 class RunForm(forms.Form):
     """One run: a prompt, and the session to continue or fork instead of a new one."""
 

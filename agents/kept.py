@@ -15,7 +15,7 @@ from django.utils import timezone
 
 from agents import machine
 from agents.models import Agent, Container, DockerSettings, Run
-from agents.models.container import NOTHING_NOW
+from agents.models.container import NOTHING_NOW, OUTLIVING
 from agents.runtimes import Leftover, Place, RunError, discard, disk_sizes, places, put_to_rest
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,6 @@ GRACE = timedelta(hours=24)
 YOUNG = timedelta(minutes=1)
 # The engine walks through all files of a container to answer, so it is asked seldom.
 MEASURE_EVERY = timedelta(seconds=15)
-OUTLIVING = Q(scope__gt="") | Q(kept_until__isnull=False)
 
 
 def occupied(run: Run, live: Sequence[Run]) -> str:

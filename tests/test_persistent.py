@@ -4,7 +4,7 @@ import hashlib
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -15,7 +15,7 @@ from django.utils import timezone
 
 from agents import execution, jobs, kept, machine, reconcile, removal, sessions
 from agents.models import Agent, Container, DockerSettings, Run, Session
-from agents.runtimes import Place
+from agents.runtimes import Place, Report, Request, Runtime
 from tests.conftest import execute, until
 from tests.images import make_roomy
 from tests.test_faults import Workers, current, ended, horse
@@ -40,7 +40,8 @@ def tidy(engine: docker.DockerClient) -> Iterator[None]:
     yield
     for container in ours(engine):
         container.remove(force=True)
-    shutil.rmtree(machine.state().path / "containers", ignore_errors=True)
+    for folder in (machine.state().path, machine.host().secrets_dir):
+        shutil.rmtree(folder / "containers", ignore_errors=True)
 
 
 @pytest.fixture
@@ -164,7 +165,7 @@ def test_an_end_of_the_run_before_is_never_taken_for_this_one_s(keeper: Agent) -
     assert execution.claim(second, "dead")
     supervision = execution.Supervision(second, "dead", lambda _: None)
     _, request = sessions.settle(second, second.agent_config, supervision.runtime)
-    steps = supervision.runtime.execute(request)
+    steps = begun(supervision.runtime, request)
     for reports in (next(steps), next(steps)):
         supervision._store(reports, _Nowhere())  # type: ignore[arg-type]
     steps.close()
@@ -173,6 +174,11 @@ def test_an_end_of_the_run_before_is_never_taken_for_this_one_s(keeper: Agent) -
     Run.objects.filter(pk=second.pk).update(lease_until=None)
     done = execute(current(second))
     assert (done.state, done.exit_code, said(done)) == ("succeeded", 0, ["mine"])
+
+
+def begun(runtime: Runtime, request: Request) -> Generator[list[Report], None, None]:
+    """As a worker begins; closed, as one leaves it that dies."""
+    yield from runtime.execute(request)
 
 
 class _Nowhere:
@@ -189,7 +195,7 @@ def test_a_run_that_ended_while_no_worker_looked_is_read_from_where_it_began(
     assert execution.claim(second, "dead")
     runtime = machine.runtime(second.agent_config)
     _, request = sessions.settle(second, second.agent_config, runtime)
-    steps = runtime.execute(request)
+    steps = begun(runtime, request)
     for reports in steps:
         if any(getattr(report, "started", False) for report in reports):
             break

@@ -23,6 +23,9 @@ AS_NEW: dict[str, Any] = {
     "memory_peak": None, "note": "", "kept_until": None, **NOTHING_NOW,
 }  # fmt: skip
 
+# What may stay after its run.
+OUTLIVING = models.Q(scope__gt="") | models.Q(kept_until__isnull=False)
+
 # What lists sort by; the same expression is in an index.
 MEMORY = OrZero("memory_peak")
 
