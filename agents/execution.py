@@ -242,6 +242,9 @@ class Supervision:
         """Into the terminal state that the cause of a stop, or else the outcome, leads to."""
         self.run.refresh_from_db(fields=["state", "stop_cause", "stop_by", "reason"])
         state, verdict = self._verdict(outcome)
+        if self.run.renew(self.owner):
+            # While nobody else may enter its container.
+            kept.put_to_rest(self.run)
         # One transaction: whoever sees the state sees the last event, too.
         with transaction.atomic():
             if not self.run.finish(self.owner, state, verdict):

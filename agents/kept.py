@@ -6,6 +6,7 @@ failed run may be kept for a while, to be looked into.
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from datetime import datetime, timedelta
 from itertools import groupby
 
@@ -13,10 +14,10 @@ from django.db import transaction
 from django.db.models import F, Q, QuerySet
 from django.utils import timezone
 
-from agents import machine
+from agents import machine, runtimes
 from agents.models import Agent, Container, DockerSettings, Run
 from agents.models.container import NOTHING_NOW, OUTLIVING
-from agents.runtimes import Leftover, Place, RunError, discard, disk_sizes, places, put_to_rest
+from agents.runtimes import Leftover, Place, RunError, disk_sizes, places
 
 logger = logging.getLogger(__name__)
 
@@ -46,26 +47,35 @@ def mark(run: Run) -> None:
             run.note(f"Its container is kept for inspection until {until:%Y-%m-%d %H:%M} UTC.")
 
 
+def put_to_rest(run: Run) -> None:
+    """Before the end of a run is told: nothing runs in its container, and nothing of it is left in there."""
+    if run.container is None or not run.agent_config.docker.outlives_run:
+        return
+    try:
+        rest(Container.objects.get(pk=run.container.pk), run.agent_config.docker.user)
+    except RunError as error:
+        logger.warning("The container of run %s is put to rest later: %s", run.short_id, error)
+
+
 def settle(run: Run) -> None:
-    """After the end of a run: its container is put to rest or removed; what fails, the sweep does."""
+    """After the end of a run: a container that nobody asked to keep is removed; if not, by the sweep."""
     if run.container is None or not run.agent_config.docker.outlives_run:
         return
     container = Container.objects.get(pk=run.container.pk)
+    if container.scope or container.kept_until:
+        return
     try:
-        if container.scope or container.kept_until:
-            rest(container, run.agent_config.docker.user)
-        else:
-            discard(machine.host(), container.engine_id)
-            forgotten(container)
+        runtimes.discard(machine.host(), container.engine_id)
+        forgotten(container)
     except RunError as error:
         logger.warning("The container of run %s stays for now: %s", run.short_id, error)
 
 
 def rest(container: Container, user: str) -> None:
-    """Nothing runs in it, and starting it by hand starts no agent."""
+    """Nothing runs in it, and starting it by hand starts no agent; raises RunError without an engine."""
     if container.finished_at is None:
         # Nobody has seen its end: it could not be started, or a mistake of ours came before.
-        put_to_rest(machine.host(), container.engine_id)
+        runtimes.put_to_rest(machine.host(), container.engine_id)
         Container.objects.filter(pk=container.pk, finished_at=None).update(
             finished_at=timezone.now(), **NOTHING_NOW
         )
@@ -108,8 +118,18 @@ def needed(found: Leftover, unknown: bool) -> bool:
     if container.unwanted or not stays(container):
         return False
     if found.runs and container.finished_at is None:
-        rest(container, container.agent.docker.user)
+        with unused(container) as free:
+            if free:
+                rest(container, container.agent.docker.user)
     return True
+
+
+@contextmanager
+def unused(container: Container) -> Iterator[bool]:
+    """Whether no live run is in it; while its agent is locked none can enter it."""
+    with transaction.atomic():
+        Agent.objects.select_for_update().get(pk=container.agent_id)
+        yield not in_use(container)
 
 
 def stays(container: Container) -> bool:
@@ -130,17 +150,16 @@ def stays(container: Container) -> bool:
 
 
 def remove(found: Leftover) -> bool:
-    """Remove one that is not needed; while its agent is locked no run can enter it."""
-    with transaction.atomic():
-        container = Container.objects.filter(engine_id=found.engine_id).first()
-        if container and container.scope:
-            Agent.objects.select_for_update().get(pk=container.agent_id)
-            if in_use(container):
-                return False
+    """Remove one that is not needed, unless a run has entered it meanwhile."""
+    container = Container.objects.filter(engine_id=found.engine_id).first()
+    with unused(container) if container and container.scope else nullcontext(True) as free:
+        if not free:
+            return False
         found.remove()
-        gone = Container.objects.filter(engine_id=found.engine_id, removed_at=None)
-        gone.update(removed_at=timezone.now(), **NOTHING_NOW)
-    place_of(found.name).forget()
+        if container:
+            container.removed()
+        # Still locked: the next container of this name has the same directories.
+        place_of(found.name).forget()
     return True
 
 

@@ -16,11 +16,14 @@ from django.utils import timezone
 from agents import execution, jobs, kept, machine, reconcile, removal, sessions
 from agents.models import Agent, Container, DockerSettings, Run, Session
 from agents.runtimes import Place, Report, Request, Runtime
+from agents.runtimes.keeping import IDLE
 from tests.conftest import execute, until
 from tests.images import make_roomy
+from tests.test_claude import claude, messages_api
 from tests.test_faults import Workers, current, ended, horse
 
 pytestmark = pytest.mark.django_db(transaction=True)
+__all__ = ["claude", "messages_api"]
 MakeAgent = Callable[..., Agent]
 # The prompt is the script.
 SHELL = ["sh", "-c", "cat > /var/tmp/script; . /var/tmp/script"]
@@ -340,6 +343,64 @@ def test_credentials_are_not_in_a_container_between_runs(
     assert "sentinel" not in str(ours(engine)[0].attrs)
     monkeypatch.delenv("ANTHROPIC_API_KEY")
     assert said(go(keeper, "echo ${#ANTHROPIC_API_KEY}", session_of(first))) == ["0"]
+
+
+def test_the_end_of_a_run_is_told_when_its_container_is_free_for_the_next(
+    keeper: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[bytes] = []
+
+    def mark(run: Run) -> None:
+        place = Place.named(container_of(run).name, machine.host(), machine.state().path)
+        found.extend(path.read_bytes() for path in place.run.iterdir())
+
+    monkeypatch.setattr(kept, "mark", mark)
+    go(keeper, "true")
+    assert found == [IDLE]
+
+
+def test_a_cancelled_run_leaves_its_container_to_the_next(keeper: Agent, workers: Workers) -> None:
+    workers(1)
+    first = jobs.submit(keeper, "echo x > /usr/local/x; echo begun; sleep 60")
+    until(lambda: current(first).output_bytes, "It printed nothing")
+    jobs.cancel(first, "somebody")
+    assert ended(first).state == "cancelled"
+    second = ended(jobs.submit(keeper, "cat /usr/local/x", continues=session_of(current(first))))
+    assert (second.state, said(second), second.container) == ("succeeded", ["x"], current(first).container)
+
+
+def test_memory_that_ran_out_in_one_run_is_not_told_of_the_next(keeper: Agent) -> None:
+    DockerSettings.objects.update(memory=64 * 1024**2)
+    first = go(Agent.objects.get(pk=keeper.pk), "tail /dev/zero")
+    assert (first.state, first.oom) == ("failed", True)
+    second = go(Agent.objects.get(pk=keeper.pk), "echo fine", session_of(first))
+    assert (second.state, second.oom, container_of(second).oom) == ("succeeded", False, False)
+
+
+def test_one_that_goes_on_by_a_mistake_of_ours_is_ended_and_kept(
+    keeper: Agent, engine: docker.DockerClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mistake(self: execution.Supervision) -> None:
+        if self.run.started_at:
+            raise ZeroDivisionError
+
+    monkeypatch.setattr(execution.Supervision, "_watch", mistake)
+    run = go(keeper, "sleep 60")
+    assert (run.state, ours(engine)[0].status, container_of(run).state) == ("failed", "exited", "kept")
+
+
+@pytest.mark.parametrize("scope", ["session", "agent"])
+def test_claude_code_goes_on_with_its_conversation_and_its_tools(claude: Agent, scope: str) -> None:
+    DockerSettings.objects.update(ephemeral=False, container_scope=scope)
+    Agent.objects.update(permission_mode="bypassPermissions", allowed_tools=[])
+    claude = Agent.objects.get(pk=claude.pk)
+    first = go(claude, "RUN mkdir -p /var/tmp/tools; cp /bin/echo /var/tmp/tools/mine")
+    second = go(claude, "RUN /var/tmp/tools/mine it-is-$((40+2))", session_of(first))
+    third = go(claude, "RECALL", session_of(first))
+    assert [run.state for run in (first, second, third)] == ["succeeded"] * 3
+    assert "it-is-42" in second.events.get(kind="tool_result").text
+    assert "RUN mkdir" in third.result
+    assert len({container_of(run).pk for run in (first, second, third)}) == 1
 
 
 # Kept for inspection.
