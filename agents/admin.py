@@ -105,6 +105,10 @@ class DockerSettingsInline(Inline):
             {"fields": ["memory", "cpus", "pids_limit", "workspace_mode", "tmpfs", "labels"]},
         ),
         (
+            "What stays after a run",
+            {"fields": ["ephemeral", "container_scope", "max_containers", "keep_failed"]},
+        ),
+        (
             "What it is made of and can reach",
             {"fields": list(DockerSettings.ADMINISTRATOR_FIELDS[1:]), "description": FOR_ADMINISTRATORS},
         ),

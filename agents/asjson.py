@@ -6,7 +6,7 @@ from typing import Any
 
 from django.db.models import Model
 
-from agents.models import Agent, DockerSettings, Event, Run
+from agents.models import Agent, Container, DockerSettings, Event, Run
 from agents.models.agent import DOCKER_FIELDS
 
 AGENT_FIELDS = (
@@ -54,6 +54,28 @@ def event_json(event: Event) -> dict[str, Any]:
         "offset": event.offset,
         "length": event.length,
         "created": moment(event.created),
+    }
+
+
+def container_json(container: Container) -> dict[str, Any]:
+    """A container; the times, the exit code and `oom` are those of the last run in it."""
+    return {
+        "name": container.name,
+        "engine_id": container.engine_id,
+        "agent": container.agent.name,
+        "session": str(container.session.public_id) if container.session else None,
+        "state": container.state,
+        "image": container.image,
+        "scope": container.scope or None,
+        "created": moment(container.created),
+        "started_at": moment(container.started_at),
+        "finished_at": moment(container.finished_at),
+        "exit_code": container.exit_code,
+        "oom": container.oom,
+        "kept_until": moment(container.kept_until),
+        "disk_bytes": container.disk_bytes,
+        "disk_at": moment(container.disk_at),
+        "removed_at": moment(container.removed_at),
     }
 
 

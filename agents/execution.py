@@ -12,10 +12,21 @@ from typing import BinaryIO
 from django.db import OperationalError, transaction
 from django.utils import timezone
 
-from agents import machine, sessions
-from agents.models import Agent, Container, LeaseLost, Run
+from agents import kept, machine, sessions
+from agents.models import Agent, Container, LeaseLost, Run, Session
 from agents.models.fields import write_seconds
-from agents.runtimes import Exit, Outcome, Parsed, Report, RunError, Runtime, Status, Usage, human_size
+from agents.runtimes import (
+    ContainerFacts,
+    Exit,
+    Outcome,
+    Parsed,
+    Report,
+    RunError,
+    Runtime,
+    Status,
+    Usage,
+    human_size,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +67,7 @@ def obstacle(run: Run, agent: Agent) -> str:
     if len(live) >= agent.max_concurrent:
         held = ", ".join(other.short_id for other in live)
         return f"Agent limit {len(live)}/{agent.max_concurrent}: run {held} is live."
-    return sessions.in_use(run)
+    return sessions.in_use(run) or kept.occupied(run, live)
 
 
 class Supervision:
@@ -131,9 +142,7 @@ class Supervision:
     def _learn(self, report: Report) -> None:
         """Take what concerns other rows than events."""
         if isinstance(report, Status) and report.container and self.run.session:
-            container = Container.remember(report.container, self.run.session)
-            Run.objects.filter(pk=self.run.pk).update(container=container)
-            self.run.container = container
+            self._lives_in(report.container, self.run.session)
         if isinstance(report, Status) and report.started:
             self.run.started(self.owner)
             if self.run.container:
@@ -144,6 +153,15 @@ class Supervision:
             self.end = report
             if self.run.container:
                 self.run.container.ended(report)
+
+    def _lives_in(self, facts: ContainerFacts, session: Session) -> None:
+        """In one transaction, so that the end of a former run in it is never taken for this one's."""
+        with transaction.atomic():
+            container = Container.remember(facts, session)
+            if self.run.container_id != container.pk:
+                container.begins_again()
+            Run.objects.filter(pk=self.run.pk).update(container=container)
+        self.run.container = container
 
     def _measured(self, usage: Usage) -> None:
         """Store what the container uses now; a database that is busy hears of the next sample."""
@@ -211,7 +229,7 @@ class Supervision:
         return False
 
     def _removed(self) -> None:
-        if self.run.container:
+        if self.run.container and not self.config.docker.outlives_run:
             self.run.container.removed()
 
     def _outcome(self) -> Outcome:
@@ -224,15 +242,20 @@ class Supervision:
         """Into the terminal state that the cause of a stop, or else the outcome, leads to."""
         self.run.refresh_from_db(fields=["state", "stop_cause", "stop_by", "reason"])
         state, verdict = self._verdict(outcome)
+        if self.run.renew(self.owner):
+            # While nobody else may enter its container.
+            kept.put_to_rest(self.run)
         # One transaction: whoever sees the state sees the last event, too.
         with transaction.atomic():
             if not self.run.finish(self.owner, state, verdict):
                 raise LeaseLost(str(self.run.public_id))
             sessions.remember(self.run)
             if self.cut:
-                kept = self.run.output_bytes + self.run.stderr_bytes
-                self.run.note(f"Output cut: {kept} bytes kept, {self.cut} more were printed.", cut=self.cut)
+                size = self.run.output_bytes + self.run.stderr_bytes
+                self.run.note(f"Output cut: {size} bytes kept, {self.cut} more were printed.", cut=self.cut)
             self.run.note(f"Run {state.replace('_', ' ')}: {verdict.reason}", state=state)
+            kept.mark(self.run)
+        kept.settle(self.run)
         machine.forget_credentials(str(self.run.public_id))
         self.notify(self.run)
 

@@ -107,7 +107,7 @@ AGENT_HELP = {
     "max_concurrent": "How many runs of this agent may be live at once; others wait, and say for what.",
 }
 DOCKER_HELP = {
-    "enabled": "Each run gets a container of its own, which is removed after it. Off: it runs on this machine"
+    "enabled": "Each run gets a container of its own, unless ephemeral is off. Off: it runs on this machine"
     " with herdweb's own rights.",
     "image": "What it is made of. Must hold the agent's program and /bin/sh, and be on this host.",
     "network": "none is the only honest “no network”, but Claude Code must reach its API. On bridge the"
@@ -123,6 +123,15 @@ DOCKER_HELP = {
     " :rw is added.",
     "env": "NAME=value, one a line. Not for secrets: whoever may ask the engine can read them.",
     "labels": "name=value, one a line: for other programs that look at containers.",
+    "ephemeral": "On: each run gets a new container, removed after it. Off: it is stopped after a run and"
+    " started again for the next one, and keeps what was written into its own files; for that its root is not"
+    " read-only. It uses no memory between runs.",
+    "container_scope": "Whose a container is that is not ephemeral. With agent its runs go one at a time, and"
+    " its sessions can read each other's files.",
+    "max_containers": "How many containers that are not ephemeral are kept. Beyond that the one that was idle"
+    " longest is removed, never one with a live run.",
+    "keep_failed": "How long the ephemeral container of a failed run is kept for inspection, like 2h. 0s: it"
+    " is removed at once.",
 }
 
 
@@ -172,9 +181,9 @@ class DockerSettingsForm(RowForm):
         model = DockerSettings
         fields = [
             "enabled", "image", "network", "memory", "cpus", "pids_limit", "user", "workspace_mode", "tmpfs",
-            "mounts", "env", "labels",
+            "mounts", "env", "labels", "ephemeral", "container_scope", "max_containers", "keep_failed",
         ]  # fmt: skip
-        field_classes = {"enabled": SwitchField}
+        field_classes = {"enabled": SwitchField, "ephemeral": SwitchField}
         error_messages = {
             "image": {"required": "An empty text is not a valid image reference. Write it like name:tag."}
         }
@@ -231,6 +240,18 @@ class TitleForm(RowForm):
     def clean_title(self) -> str:
         """In one line."""
         return " ".join(self.cleaned_data["title"].split())
+
+
+class KeepForm(forms.Form):
+    """For how long a container is kept for inspection."""
+
+    HOURS = Between(1, 720)
+
+    hours = forms.IntegerField(validators=[HOURS])
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        teach(self.fields["hours"], [self.HOURS])
 
 
 class RunForm(forms.Form):

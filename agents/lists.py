@@ -23,7 +23,7 @@ from django.utils.dateparse import parse_date, parse_datetime
 
 from agents.keyset import Listing, Order, moment
 from agents.models import Agent, Container, DockerSettings, Run, SavedList, Session, rules
-from agents.models.container import MEMORY
+from agents.models.container import MEMORY, OUTLIVING
 from agents.models.fields import parse_seconds, shown
 from agents.models.run import COST, DURATION
 
@@ -363,7 +363,9 @@ class ContainerList(ListForm):
     }
     narrow = ("text", "agent", "state", "image", "since", "until")
 
-    state = Choice(choices=[ANY, ("live", "live"), ("ended", "ended"), ("removed", "removed")])
+    state = Choice(
+        choices=[ANY, ("live", "live"), ("ended", "ended"), ("kept", "kept"), ("removed", "removed")]
+    )
     image = forms.CharField(
         required=False, max_length=255, widget=forms.TextInput({"list": "images", "autocomplete": "off"})
     )
@@ -372,6 +374,7 @@ class ContainerList(ListForm):
     STATES: ClassVar = {
         "live": Q(removed_at=None, finished_at=None),
         "ended": Q(removed_at=None, finished_at__isnull=False),
+        "kept": OUTLIVING & Q(removed_at=None, finished_at__isnull=False, unwanted=False),
         "removed": Q(removed_at__isnull=False),
     }
 

@@ -4,7 +4,8 @@ import shlex
 from dataclasses import dataclass, replace
 
 from agents import machine
-from agents.runtimes import AgentConfig, Conversation, Paths, Request, RunError, human_size
+from agents.models.fields import write_seconds
+from agents.runtimes import AgentConfig, Conversation, DockerConfig, Paths, Request, RunError, human_size
 from agents.runtimes.base import Mask
 from agents.runtimes.types import Line
 
@@ -69,7 +70,7 @@ def place(config: AgentConfig, paths: Paths) -> list[tuple[str, str]]:
     unchanged = ", which it cannot change" if docker.workspace_mode == "ro" else ""
     memory = f"{human_size(docker.memory)} of memory, {docker.cpus:g} CPUs, {docker.pids_limit} processes"
     return [
-        ("Where", f"In a container of {docker.image}, removed after each run"),
+        ("Where", f"In a container of {docker.image}, {after_run(docker)}"),
         ("Network", f"{docker.network}{reach}"),
         ("Limits", memory),
         ("User", docker.user or f"{machine.host().user} (herdweb's choice)"),
@@ -77,6 +78,15 @@ def place(config: AgentConfig, paths: Paths) -> list[tuple[str, str]]:
         ("Mounts", "; ".join(map(mount_in_words, docker.mounts)) or "none beside workspace and home"),
         ("Environment", ", ".join(docker.env) or "nothing beside herdweb's own"),
     ]
+
+
+def after_run(docker: DockerConfig) -> str:
+    """What becomes of a container after a run."""
+    if docker.scope:
+        return f"stopped after each run and kept for the next one of the same {docker.scope}"
+    if docker.keep_failed:
+        return f"removed after each run, or {write_seconds(docker.keep_failed)} later if that failed"
+    return "removed after each run"
 
 
 def mount_in_words(entry: str) -> str:

@@ -2,19 +2,16 @@
 
 import shutil
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 
 from django.db.models import Q
 from django.utils import timezone
 
-from agents import machine
-from agents.models import Agent, Container, Run
-from agents.models.container import NOTHING_NOW
-from agents.runtimes import leftovers
-
-# A row is written before its container, but the two are not one transaction.
-YOUNG = timedelta(minutes=1)
+from agents import kept, machine
+from agents.kept import YOUNG
+from agents.models import Agent, Run
+from agents.runtimes import Leftover, leftovers
+from agents.runtimes.keeping import FOLDER
 
 
 def abandoned() -> Iterator[Run]:
@@ -41,35 +38,36 @@ def startable(agent: Agent) -> Iterator[Run]:
 
 
 def sweep() -> int:
-    """Remove containers and secrets of runs that have ended; says how many containers.
+    """Remove containers and secrets of runs that have ended, but for those that are kept; says how many.
 
     Only what carries this instance's label is looked at, and the database is asked about each.
     Raises RunError when the engine does not answer.
     """
     forget_secrets()
-    removed = 0
+    kept.trim()
+    since, found, removed = timezone.now(), {}, 0
     for container in leftovers(machine.host()):
-        if not needed(container.run, container.age):
-            container.remove()
-            Container.objects.filter(name=container.name, removed_at=None).update(
-                removed_at=timezone.now(), **NOTHING_NOW
-            )
-            removed += 1
+        found[container.engine_id] = container.name
+        if not needed(container):
+            removed += kept.remove(container)
+    kept.account(found, since)
     return removed
 
 
-def needed(run: str, age: timedelta) -> bool:
-    """Whether a run's container has to stay."""
-    row = Run.objects.filter(public_id=run).only("state").first()
-    if row is None:
-        return age < YOUNG
-    return not row.is_terminal
+def needed(found: Leftover) -> bool:
+    """Whether a container has to stay: its run is live, or it is kept."""
+    row = Run.objects.filter(public_id=found.run).only("state").first()
+    if row is not None and not row.is_terminal:
+        return True
+    return kept.needed(found, unknown=row is None and found.age < YOUNG)
 
 
 def forget_secrets() -> None:
     """Remove credentials that still wait for a container of a run that has ended."""
     folder = Path(machine.host().secrets_dir)
     for waiting in folder.iterdir() if folder.is_dir() else ():
+        if waiting.name == FOLDER:
+            continue
         run = waiting.name.removesuffix(machine.KEPT)
         if not Run.objects.filter(public_id=run).exclude(state__in=Run.TERMINAL).exists():
             machine.forget_credentials(run)

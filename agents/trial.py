@@ -8,7 +8,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
@@ -196,6 +196,8 @@ def judge_start(config: AgentConfig, seen: Sight, seconds: float) -> Finding:
 def look_around(config: AgentConfig) -> Sight:
     """With directories that are gone afterwards; the workspace is the agent's, once it has one."""
     tidy()
+    # Never in a container that is kept for runs.
+    config = replace(config, docker=replace(config.docker, ephemeral=True, keep_failed=0))
     folder = machine.state().trials() / str(uuid4())
     workspace = config.working_directory or machine.state().workspace(config.name)
     if not Path(workspace).is_dir():

@@ -24,6 +24,7 @@ from agents import machine, sessions  # noqa: E402
 from agents.models import Agent, DockerSettings, Run  # noqa: E402
 from agents.runtimes import creation  # noqa: E402
 from agents.runtimes.engine import connected  # noqa: E402
+from agents.runtimes.keeping import Place  # noqa: E402
 from tests.images import engine_client, make_tiny  # noqa: E402
 
 PROGRAM = ["sh", "-c", "cat"]
@@ -99,7 +100,7 @@ def prepared(agent: Agent) -> tuple[Any, Any]:
     runtime = machine.runtime(config)
     _, request = sessions.settle(run, config, runtime)
     command = runtime.command(request)
-    creation.prepare(command, host)
+    creation.prepare(command, host, Place.of(command.request, host, STATE))
     return command, host
 
 

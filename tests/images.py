@@ -7,6 +7,8 @@ import tarfile
 import docker
 
 TINY = "herdweb-test/tiny"
+# The same with directories that everybody may write to.
+ROOMY = "herdweb-test/roomy"
 
 
 def engine_client() -> docker.DockerClient:
@@ -20,7 +22,14 @@ def make_tiny(client: docker.DockerClient) -> str:
     return TINY
 
 
-def tiny_tar() -> bytes:
+def make_roomy(client: docker.DockerClient) -> str:
+    """An image in whose own files an agent that is not root can install something."""
+    if not client.images.list(ROOMY):
+        client.api.import_image_from_data(tiny_tar("usr", "usr/local", "var", "var/tmp"), repository=ROOMY)
+    return ROOMY
+
+
+def tiny_tar(*open_folders: str) -> bytes:
     busybox = shutil.which("busybox") or "/bin/busybox"
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
@@ -29,10 +38,11 @@ def tiny_tar() -> bytes:
             link = tarfile.TarInfo(f"bin/{name}")
             link.type, link.linkname = tarfile.SYMTYPE, "busybox"
             tar.addfile(link)
-        for folder in ("tmp", "etc", "proc", "sys", "dev", "run"):
+        for folder in ("tmp", "etc", "proc", "sys", "dev", "run", *open_folders):
             entry = tarfile.TarInfo(folder)
             # The engine gives a memory file system the mode of the directory below it.
-            entry.type, entry.mode = tarfile.DIRTYPE, 0o1777 if folder == "tmp" else 0o755
+            everybody = folder in ("tmp", *open_folders)
+            entry.type, entry.mode = tarfile.DIRTYPE, 0o1777 if everybody else 0o755
             tar.addfile(entry)
     return buffer.getvalue()
 

@@ -60,6 +60,8 @@ PAGES = {
     "container": (OBJECT, NOBODY),
     "container_now": (OBJECT, NOBODY),
     "container_stop": (NOBODY, OPERATORS),
+    "container_keep": (NOBODY, OPERATORS),
+    "container_remove": (NOBODY, OPERATORS),
     "list_save": (NOBODY, "L 303 303 303 303"),
     "list_forget": (NOBODY, "L 404 404 404 404"),
     "help": (LIST, NOBODY),

@@ -48,7 +48,7 @@ PAGES = {
                       "/sessions/{session}/files/?path=core.bin"],
     "session_delete": ["/sessions/{forgetful}/ > Delete …"],
     "containers": ["/containers/"],
-    "container": ["/containers/{container}/", "/containers/{living}/"],
+    "container": ["/containers/{container}/", "/containers/{living}/", "/containers/{inspected}/"],
     "help": ["/help/"],
 }  # fmt: skip
 # Those that are no pages, and why.
@@ -67,6 +67,8 @@ NO_PAGES = {
     "session_rename": "answers a POST, with a redirect",
     "container_now": "parts of the page of a container",
     "container_stop": "answers a POST, with a redirect",
+    "container_keep": "answers a POST, with a redirect",
+    "container_remove": "answers a POST, with a redirect",
     "list_save": "answers a POST, with a redirect",
     "list_forget": "answers a POST, with a redirect",
 }
@@ -118,6 +120,7 @@ class World:
 
 def world(make_agent: MakeAgent, person: Person, image: str, admin: User) -> World:
     """Agents, runs in many states, sessions, containers, people, and what was noted of them."""
+    inspected(make_agent("night-watch"))
     make_agent("nightly-report", description="Sums up what changed since yesterday.", enabled=False)
     failing = make_agent(
         "docs-checker", runtime="command", command=["sh", "-c", "echo broken link >&2; exit 3"]
@@ -156,6 +159,16 @@ def work_in(workspace: Path) -> None:
     (workspace / "two\nlines \udcff.txt").write_text("x")
 
 
+def inspected(agent: Agent) -> Container:
+    """As the container of a failed run is that is kept for a while."""
+    now = timezone.now()
+    return Container.objects.create(
+        engine_id="f" * 64, name="herdweb-inspected", image="herdweb-test/tiny", agent=agent,
+        started_at=now, finished_at=now, exit_code=3, kept_until=now + timedelta(hours=5),
+        disk_bytes=3 * MB, disk_at=now,
+    )  # fmt: skip
+
+
 def going(run: Run) -> Run:
     """As a run is while it lives in its container."""
     now = timezone.now()
@@ -184,6 +197,7 @@ def seen(run: Run, **others: Run) -> World:
         "session": run.session.public_id,
         "forgetful": forgetful.public_id,
         "container": run.container.pk,
+        "inspected": Container.objects.get(name="herdweb-inspected").pk,
         "living": others["live"].container_id,
         "agent_pk": run.agent_id,
         "run_pk": run.pk,

@@ -219,7 +219,7 @@ PLAIN_FIELDS = (
 )  # fmt: skip
 DOCKER_FIELDS = (
     "enabled", "image", "network", "memory", "cpus", "pids_limit", "user", "workspace_mode", "tmpfs",
-    "mounts", "env", "labels",
+    "mounts", "env", "labels", "ephemeral", "container_scope", "max_containers", "keep_failed",
 )  # fmt: skip
 
 
@@ -242,6 +242,12 @@ class DockerSettings(models.Model):
 
         READ_WRITE = "rw", "read and write"
         READ_ONLY = "ro", "read only"
+
+    class Scope(models.TextChoices):
+        """Whose a container is that serves many runs."""
+
+        SESSION = "session", "session: each session has its own"
+        AGENT = "agent", "agent: its sessions share one, and can read each other's files"
 
     agent = models.OneToOneField(Agent, on_delete=models.CASCADE, related_name="docker")
     enabled = models.BooleanField(default=False, help_text="Run this agent in a container of its own.")
@@ -284,6 +290,28 @@ class DockerSettings(models.Model):
         "environment", validators=[rules.env], help_text="NAME=value, one a line. Not for secrets."
     )
     labels = PairsField(validators=[rules.labels], help_text="name=value, one a line.")
+    ephemeral = models.BooleanField(
+        default=True,
+        help_text="On: each run has a container of its own, removed after it. Off: it is stopped after a run"
+        " and started again for the next one, its files kept; then its root can be written to.",
+    )
+    container_scope = models.CharField(
+        max_length=10,
+        choices=Scope,
+        default=Scope.SESSION,
+        error_messages={"invalid_choice": "%(value)r is not allowed. Choose: session, agent."},
+        help_text="Whose a container is that is not ephemeral: one a session, or one for all of the agent.",
+    )
+    max_containers = models.PositiveSmallIntegerField(
+        default=3,
+        validators=[Between(1, 100)],
+        help_text="How many containers that are not ephemeral are kept; beyond, the one idle longest goes.",
+    )
+    keep_failed = SecondsField(
+        default=0,
+        validators=[Between(0, 30 * DAY, write_seconds)],
+        help_text="How long a failed run's ephemeral container is kept for inspection, like 2h. 0s: not.",
+    )
 
     # Whether there is a container at all, and what it can reach, is for administrators alone.
     ADMINISTRATOR_FIELDS = ("enabled", "image", "network", "user", "mounts", "env")

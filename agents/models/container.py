@@ -17,6 +17,14 @@ from agents.runtimes import ContainerFacts, Exit, Usage
 STALE = timedelta(seconds=15)
 # What is true of a live container only.
 NOTHING_NOW = {"memory_now": None, "cpu_percent": None, "sampled_at": None}
+# What is true of one run in it only.
+AS_NEW: dict[str, Any] = {
+    "started_at": None, "finished_at": None, "exit_code": None, "signal": None, "oom": False,
+    "memory_peak": None, "note": "", "kept_until": None, **NOTHING_NOW,
+}  # fmt: skip
+
+# What may stay after its run.
+OUTLIVING = models.Q(scope__gt="") | models.Q(kept_until__isnull=False)
 
 # What lists sort by; the same expression is in an index.
 MEMORY = OrZero("memory_peak")
@@ -26,7 +34,8 @@ class Container(models.Model):
     """What the engine made, how it ended, and which session and runs lived in it."""
 
     engine_id = models.CharField(max_length=64, db_index=True)
-    name = models.CharField(max_length=128, unique=True)
+    # Only one at a time has it, which the engine sees to: one that serves many runs may be made anew.
+    name = models.CharField(max_length=128, db_index=True)
     image = models.CharField(max_length=255)
     image_digest = models.CharField(max_length=80)
     agent = models.ForeignKey(Agent, on_delete=models.PROTECT, related_name="containers")
@@ -45,6 +54,11 @@ class Container(models.Model):
     sampled_at = models.DateTimeField(null=True)
     removed_at = models.DateTimeField(null=True)
     note = models.TextField(blank=True)
+    scope = models.CharField(max_length=10, blank=True, help_text="Whose it is, if it serves many runs.")
+    kept_until = models.DateTimeField(null=True, help_text="Until then it is not removed.")
+    unwanted = models.BooleanField(default=False, help_text="It is removed once nothing lives in it.")
+    disk_bytes = models.BigIntegerField(null=True, help_text="Of files written into its own, at `disk_at`.")
+    disk_at = models.DateTimeField(null=True)
 
     objects = Guarded["Container"].as_manager()
 
@@ -67,11 +81,17 @@ class Container(models.Model):
 
     @classmethod
     def remember(cls, facts: ContainerFacts, session: Session) -> "Container":
-        """The row of a container that was created or adopted."""
+        """The row of a container that was created, adopted or started again.
+
+        Another of the same name is gone: the engine has only one.
+        """
+        others = cls.objects.filter(name=facts.name, removed_at=None).exclude(engine_id=facts.engine_id)
+        others.update(removed_at=timezone.now(), **NOTHING_NOW)
         container, _ = cls.objects.update_or_create(
-            name=facts.name,
+            engine_id=facts.engine_id,
             defaults={
-                "engine_id": facts.engine_id,
+                "name": facts.name,
+                "scope": facts.labels.get("herdweb.scope", ""),
                 "image": facts.image,
                 "image_digest": facts.image_digest,
                 "labels": dict(facts.labels),
@@ -81,6 +101,12 @@ class Container(models.Model):
             },
         )
         return container
+
+    def begins_again(self) -> None:
+        """Another run begins in it: what is told of an end was the former's."""
+        for name, value in AS_NEW.items():
+            setattr(self, name, value)
+        type(self).objects.filter(pk=self.pk).update(**AS_NEW)
 
     def started(self) -> None:
         """The engine has started it; the engine's own time comes with its end."""
@@ -127,6 +153,12 @@ class Container(models.Model):
         return self.finished_at is None and self.removed_at is None
 
     @property
+    def is_kept(self) -> bool:
+        """Whether it has ended and the engine still has it on purpose."""
+        there = self.finished_at is not None and self.removed_at is None
+        return there and bool(self.scope or self.kept_until) and not self.unwanted
+
+    @property
     def is_measured(self) -> bool:
         """Whether what it uses now is known."""
         return self.is_live and self.memory_now is not None and self.sampled_at is not None
@@ -163,9 +195,11 @@ class Container(models.Model):
 
     @property
     def state(self) -> str:
-        """Live, ended or removed, for people."""
+        """Live, kept, ended or removed, for people."""
         if self.removed_at:
             return "removed"
+        if self.is_kept:
+            return "kept"
         if self.finished_at:
             return "ended"
         return "live" if self.started_at else "created"

@@ -2,11 +2,12 @@
 
 from agents.runtimes import homes
 from agents.runtimes.base import Runtime, human_size
-from agents.runtimes.container import leftovers
 from agents.runtimes.engine import EngineReport, Host, engine_report
 from agents.runtimes.factory import CHOICES, RUNTIMES, bare, create, create_probe
+from agents.runtimes.keeping import Place, places
 from agents.runtimes.layout import Beneath, StateDir
 from agents.runtimes.probe import Sight, look
+from agents.runtimes.remains import Leftover, discard, disk_sizes, leftovers, put_to_rest
 from agents.runtimes.types import (
     AgentConfig,
     ContainerFacts,
@@ -36,10 +37,12 @@ __all__ = [
     "EngineReport",
     "Exit",
     "Host",
+    "Leftover",
     "Offsets",
     "Outcome",
     "Parsed",
     "Paths",
+    "Place",
     "Report",
     "Request",
     "Result",
@@ -52,9 +55,13 @@ __all__ = [
     "bare",
     "create",
     "create_probe",
+    "discard",
+    "disk_sizes",
     "engine_report",
     "homes",
     "human_size",
     "leftovers",
     "look",
+    "places",
+    "put_to_rest",
 ]

@@ -6,28 +6,26 @@ reading, waiting and stopping, and the exit code survives until it has been stor
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import docker
-from docker.errors import APIError, ImageNotFound, NotFound
 from docker.models.containers import Container
 
 from agents.runtimes.base import Runtime
 from agents.runtimes.creation import (
     INSIDE,
     as_docker_run,
-    container_name,
     forget_secrets,
     mounts,
+    moved,
     options,
     prepare,
 )
-from agents.runtimes.engine import CONFLICT, ENGINE_ERRORS, Host, connected, engine_time
+from agents.runtimes.engine import Host, connected
+from agents.runtimes.keeping import Note, Place
 from agents.runtimes.life import VANISHED, Life, remove
+from agents.runtimes.obtaining import obtain
 from agents.runtimes.types import (
     FROM_THE_START,
     Command,
@@ -41,7 +39,6 @@ from agents.runtimes.types import (
     Paths,
     Request,
     Result,
-    RunError,
     Status,
 )
 
@@ -74,10 +71,13 @@ class ContainerRunner(Runtime):
 
     def command(self, request: Request) -> Command:
         """What the wrapped runtime would execute at the paths inside."""
-        return replace(self.runtime.command(self._moved(request)), request=request)
+        return replace(self.runtime.command(moved(request)), request=request)
 
     def inside(self, paths: Paths) -> Paths:
-        """Always the same, so that a session finds its files in every container."""
+        """Always the same, so that a session finds its files in every container.
+
+        Only where one container has all homes of an agent, each is a directory below this one's.
+        """
         return replace(INSIDE, shared=INSIDE.shared if paths.shared else "")
 
     def parse(self, line: str) -> list[Message]:
@@ -86,19 +86,19 @@ class ContainerRunner(Runtime):
 
     def transcripts(self, request: Request) -> Sequence[str]:
         """As the wrapped runtime says of the paths inside."""
-        return self.runtime.transcripts(self._moved(request))
+        return self.runtime.transcripts(moved(request))
 
     def home_files(self, request: Request) -> Mapping[str, bytes]:
         """As the wrapped runtime says of the paths inside."""
-        return self.runtime.home_files(self._moved(request))
+        return self.runtime.home_files(moved(request))
 
     def home_links(self, request: Request) -> Mapping[str, str]:
         """As the wrapped runtime says of the paths inside."""
-        return self.runtime.home_links(self._moved(request))
+        return self.runtime.home_links(moved(request))
 
     def kept(self, request: Request) -> Kept | None:
         """As the wrapped runtime says of the paths inside."""
-        return self.runtime.kept(self._moved(request))
+        return self.runtime.kept(moved(request))
 
     def foreign(self, request: Request, head: bytes) -> str | None:
         """As the wrapped runtime says."""
@@ -106,13 +106,14 @@ class ContainerRunner(Runtime):
 
     def by_hand(self, request: Request) -> tuple[str, ...]:
         """The same in a container of the same image, with the session's directories and no rights."""
-        inner, config, paths = self.runtime.by_hand(self._moved(request)), request.agent.docker, request.paths
+        inside, config, paths = moved(request), request.agent.docker, request.paths
+        inner, home = self.runtime.by_hand(inside), f"{paths.home}:{inside.paths.home}"
         mode = ":ro" if config.workspace_mode == "ro" else ""
         shared = "" if request.agent.shared_home == "rw" else ":ro"
         return inner and (
             "docker", "run", "--rm", "-it", f"--user={config.user or self.host.user}", "--cap-drop=ALL",
             "--security-opt=no-new-privileges", f"--network={config.network}",
-            f"--volume={paths.home}:{INSIDE.home}", f"--volume={paths.workspace}:{INSIDE.workspace}{mode}",
+            f"--volume={home}", f"--volume={paths.workspace}:{INSIDE.workspace}{mode}",
             *([f"--volume={paths.shared}:{INSIDE.shared}{shared}"] if paths.shared else ()),
             *(f"--env={name}" for name in self.host.pass_env), "--entrypoint=", config.image, *inner,
         )  # fmt: skip
@@ -136,31 +137,40 @@ class ContainerRunner(Runtime):
         """Create or adopt the run's container, read it from `since`, yield its `Exit`, remove it.
 
         The container is removed only after the caller has taken the `Exit`, so that the exit code
-        is never lost between the two. A caller that stops iterating leaves the container alone.
+        is never lost between the two. A caller that stops iterating leaves the container alone; so
+        does this, if the agent's settings let it outlive the run.
         """
+        place = Place.of(command.request, self.host, self.state_dir)
         with connected(self.host) as client:
-            container = obtain(client, command, self.host, self.state_dir)
-            if container is None:
+            got = obtain(client, command, self.host, self.state_dir)
+            if got is None:
                 yield [Exit(code=None, note=VANISHED)]
                 return
-            yield from self._live(Life(client, container, self.host, since), command)
+            life = Life(client, got.container, self.host, since, got.fresh, got.log_since)
+            yield [Status(note) for note in got.notes]
+            yield from self._live(life, command, place)
 
-    def _live(self, life: "Life", command: Command) -> Iterator[list[Output]]:
+    def _live(self, life: Life, command: Command, place: Place) -> Iterator[list[Output]]:
         self._life = life
+        container, request = life.container, command.request
         if life.fresh:
-            prepare(command, self.host)
-        container = life.container
+            if request.agent.docker.outlives_run:
+                began = container.attrs["State"]["StartedAt"]
+                # Before the credentials, which are swept away where no run is noted.
+                place.write_note(Note(request.run, request.attempt, began, life.reading.log_since))
+            prepare(command, self.host, place)
         yield [Status(f"Container {container.name} {life.found}.", container=facts(container))]
         try:
             life.start()
             yield [Status("Container started." if life.fresh else "Container adopted.", started=True)]
             for batch in life.collector.batches():
                 if batch:
-                    forget_secrets(command, self.host)
+                    forget_secrets(request, place)
                 yield [*batch, *life.news()]
             yield [*life.collector.flush(), *missing(life), life.exit(command.argv[0])]
-            remove(container)
-            forget_secrets(command, self.host)
+            if not request.agent.docker.outlives_run:
+                remove(container)
+            forget_secrets(request, place)
         finally:
             life.leave()
 
@@ -169,9 +179,6 @@ class ContainerRunner(Runtime):
         if self._life:
             self._life.stop(grace)
 
-    def _moved(self, request: Request) -> Request:
-        return replace(request, paths=self.inside(request.paths))
-
 
 def missing(life: Life) -> list[Output]:
     """Say so when the engine did not hand out all that was printed."""
@@ -179,37 +186,6 @@ def missing(life: Life) -> list[Output]:
         return []
     received = {str(stream): count for stream, count in life.reading.received.items()}
     return [Status("The engine's log could not be read to its end: output is missing after this.", received)]
-
-
-def obtain(client: docker.DockerClient, command: Command, host: Host, state_dir: Path) -> Container | None:
-    """The run's container: created, or found by its name when somebody was faster.
-
-    None when there is none and none may be created, because the agent ran already.
-    """
-    if command.request.adopt:
-        return find(client, container_name(command.request, host))
-    config = command.request.agent.docker
-    wanted = {**options(command, host), "mounts": mounts(command, host, state_dir)}
-    try:
-        return client.containers.create(**wanted)
-    except ImageNotFound as error:
-        raise RunError(
-            f"The image {config.image} is not on this host. Build herdweb's own with"
-            " `manage.py build_agent_image`, or pull it with `docker pull`."
-        ) from error
-    except APIError as error:
-        if error.status_code == CONFLICT:
-            return client.containers.get(container_name(command.request, host))
-        raise RunError(f"The container could not be created: {error.explanation or error}") from error
-    except ENGINE_ERRORS as error:
-        raise RunError(f"The Docker engine stopped answering: {error}") from error
-
-
-def find(client: docker.DockerClient, name: str) -> Container | None:
-    """The container of this name, if the engine has it."""
-    with suppress(NotFound):
-        return client.containers.get(name)
-    return None
 
 
 def facts(container: Container) -> ContainerFacts:
@@ -236,38 +212,4 @@ def facts(container: Container) -> ContainerFacts:
             "tmpfs": host.get("Tmpfs"),
             "ulimits": {limit["Name"]: limit["Hard"] for limit in host.get("Ulimits") or []},
         },
-    )
-
-
-@dataclass(frozen=True)
-class Leftover:
-    """A container of ours that the engine still has."""
-
-    container: Container
-    run: str
-    name: str
-    age: timedelta
-
-    def remove(self) -> None:
-        """Stop and remove it."""
-        remove(self.container)
-
-
-def leftovers(host: Host) -> Iterator[Leftover]:
-    """All containers of this instance, found by label; raises RunError without an engine."""
-    with connected(host) as client:
-        try:
-            found = client.containers.list(
-                all=True, ignore_removed=True, filters={"label": [f"herdweb.instance={host.instance}"]}
-            )
-        except ENGINE_ERRORS as error:
-            raise RunError(f"The Docker engine stopped answering: {error}") from error
-        yield from map(leftover, found)
-
-
-def leftover(container: Container) -> Leftover:
-    """What the reconciler wants to know of a container."""
-    created = engine_time(container.attrs["Created"]) or datetime.now(UTC)
-    return Leftover(
-        container, container.labels.get("herdweb.run", ""), str(container.name), datetime.now(UTC) - created
     )

@@ -3,6 +3,7 @@
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from docker.types import LogConfig, Mount, Ulimit
 
 from agents.runtimes.engine import Host
 from agents.runtimes.host import write_files
+from agents.runtimes.keeping import LOG_FACTOR, Place, container_name, homes
 from agents.runtimes.layout import give, own_private
 from agents.runtimes.types import Command, DockerConfig, Paths, Request, RunError
 
@@ -18,30 +20,26 @@ SECRETS_INSIDE = "/run/herdweb-secrets"
 MB = 1024**2
 TMP_SIZE = 256 * MB
 OPEN_FILES, NO_CORE = 4096, 0
-# The engine's own copy of the output grows up to a hundred times as fast as the output (one JSON
-# record a line); beyond this it is cut, which only happens while no worker reads.
-LOG_FACTOR = 100
-
-
-def container_name(request: Request, host: Host) -> str:
-    """The lock: one name for one attempt of one run of one instance."""
-    return f"herdweb-{host.instance}-{request.run}-{request.attempt}"
 
 
 def options(command: Command, host: Host) -> dict[str, Any]:
-    """Everything that a container is created with; the hardened set is not an option."""
+    """Everything that a container is created with; the hardened set is not an option.
+
+    One that serves many runs keeps what is written into its root, and gets the environment of each
+    run from its start script.
+    """
     request, config = command.request, command.request.agent.docker
     return {
         "image": config.image,
         "name": container_name(request, host),
         "entrypoint": ["/bin/sh", f"{INSIDE.run}/start"],
-        "environment": {**config.env, **command.env},
+        "environment": {**config.env, **({} if config.scope else command.env)},
         "user": config.user or host.user,
         "working_dir": INSIDE.workspace,
         "hostname": request.agent.name,
         "labels": {**config.labels, **labels(request, host)},
         "init": True,
-        "read_only": True,
+        "read_only": not config.scope,
         "cap_drop": ["ALL"],
         "security_opt": ["no-new-privileges"],
         "network_mode": config.network,
@@ -56,7 +54,11 @@ def options(command: Command, host: Host) -> dict[str, Any]:
         "tmpfs": tmpfs(config),
         "log_config": LogConfig(
             type=LogConfig.types.JSON,
-            config={"max-size": str(request.agent.output_limit * LOG_FACTOR), "max-file": "1"},
+            # With two files the log of many runs always holds all of the last one.
+            config={
+                "max-size": str(request.agent.output_limit * LOG_FACTOR),
+                "max-file": "2" if config.scope else "1",
+            },
         ),
     }
 
@@ -68,6 +70,7 @@ def labels(request: Request, host: Host) -> dict[str, str]:
         "herdweb.run": request.run,
         "herdweb.agent": request.agent.name,
         "herdweb.session": request.conversation.id,
+        **({"herdweb.scope": scope} if (scope := request.agent.docker.scope) else {}),
     }
 
 
@@ -80,26 +83,46 @@ def tmpfs(config: DockerConfig) -> dict[str, str]:
 def mounts(command: Command, host: Host, state_dir: Path) -> list[Mount]:
     """The session's home, the workspace, the run's files, the secrets, and what was asked for.
 
-    Homes and run's files must lie in the state directory: what is mounted alone there is what keeps
-    one agent from seeing another's sessions.
+    Home and run's files must lie in the state directory, behind no link: what is mounted alone there
+    is what keeps one agent from seeing another's sessions.
     """
-    paths, config = command.request.paths, command.request.agent.docker
-    for path in filter(None, (paths.home, paths.run, paths.shared)):
-        if not Path(path).resolve().is_relative_to(state_dir.resolve()):
-            raise RunError(f"{path} lies outside the state directory {state_dir}.")
+    request, config = command.request, command.request.agent.docker
+    place = Place.of(request, host, state_dir)
+    home = homes(request, state_dir) if config.scope == "agent" else Path(request.paths.home)
+    shared = request.paths.shared
+    for path in (Path(request.paths.home), home, place.run, *([Path(shared)] if shared else [])):
+        check_beneath(path, state_dir)
     ours = [
-        Mount(INSIDE.workspace, paths.workspace, type="bind", read_only=config.workspace_mode == "ro"),
-        Mount(INSIDE.home, paths.home, type="bind"),
-        Mount(INSIDE.run, paths.run, type="bind", read_only=True),
+        Mount(
+            INSIDE.workspace, request.paths.workspace, type="bind", read_only=config.workspace_mode == "ro"
+        ),
+        Mount(INSIDE.home, str(home), type="bind"),
+        Mount(INSIDE.run, str(place.run), type="bind", read_only=True),
     ]
-    if paths.shared:
-        unchangeable = command.request.agent.shared_home != "rw"
-        ours.append(Mount(INSIDE.shared, paths.shared, type="bind", read_only=unchangeable))
-    if command.request.secrets:
-        own_private(host.secrets_dir)
-        secrets_of(command, host).mkdir(exist_ok=True, mode=0o700)
-        ours.append(Mount(SECRETS_INSIDE, str(secrets_of(command, host)), type="bind", read_only=True))
+    if shared:
+        unchangeable = request.agent.shared_home != "rw"
+        ours.append(Mount(INSIDE.shared, shared, type="bind", read_only=unchangeable))
+    if request.secrets or config.outlives_run:
+        ours.append(Mount(SECRETS_INSIDE, str(place.secrets), type="bind", read_only=True))
     return ours + [extra_mount(text) for text in config.mounts]
+
+
+def check_beneath(path: Path, state_dir: Path) -> None:
+    """Raises RunError for a path that lies elsewhere, or that a link leads elsewhere."""
+    if not path.is_relative_to(state_dir):
+        raise RunError(f"{path} lies outside the state directory {state_dir}.")
+    if path.resolve() != state_dir.resolve() / path.relative_to(state_dir):
+        raise RunError(f"{path} is a link, or lies behind one: it is not mounted.")
+
+
+def moved(request: Request) -> Request:
+    """The same with the paths inside: where all homes are mounted, each is below by its own name."""
+    home = INSIDE.home
+    if request.agent.docker.scope == "agent":
+        home = f"{home}/{Path(request.paths.home).name}"
+    return replace(
+        request, paths=replace(INSIDE, home=home, shared=INSIDE.shared if request.paths.shared else "")
+    )
 
 
 def extra_mount(text: str) -> Mount:
@@ -141,39 +164,49 @@ def human_flag(size: int) -> str:
     return f"{size // MB}m" if size % MB == 0 else str(size)
 
 
-def prepare(command: Command, host: Host) -> None:
+def prepare(command: Command, host: Host, place: Place) -> None:
     """Write the run's files, its start script and its secrets, readable by the container's user."""
     request = command.request
     owner = request.agent.docker.user or host.user
-    write_files(Path(request.paths.run), {**command.files, "start": start_script(command)})
-    own(Path(request.paths.run), owner)
+    if request.agent.docker.outlives_run:
+        place.empty()
+    write_files(place.run, {**command.files, "start": start_script(command)})
+    own(place.run, owner)
     if request.secrets:
-        folder = secrets_of(command, host)
-        write_files(folder, {"env": exports(request.secrets)})
-        own(folder, owner)
+        write_files(place.secrets, {"env": exports(request.secrets)})
+    if place.secrets.is_dir():
+        own(place.secrets, owner)
 
 
 def start_script(command: Command) -> bytes:
     """A container's command is fixed when it is created; this file is not, and no argument of it
     shows up in the engine's records."""
     stdin = f"{INSIDE.run}/{command.stdin}" if command.stdin else "/dev/null"
+    given = exports(command.env).decode() if command.request.agent.docker.scope else ""
     secrets = f"if [ -r {SECRETS_INSIDE}/env ]; then . {SECRETS_INSIDE}/env; fi\n"
-    return (f"#!/bin/sh\n{secrets}exec {shlex.join(command.argv)} < {shlex.quote(stdin)}\n").encode()
+    return (f"#!/bin/sh\n{given}{secrets}exec {shlex.join(command.argv)} < {shlex.quote(stdin)}\n").encode()
 
 
-def exports(secrets: Mapping[str, str]) -> bytes:
-    """The secrets as a file that a shell reads."""
-    return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in secrets.items()).encode()
+def exports(variables: Mapping[str, str]) -> bytes:
+    """Variables as a shell reads them."""
+    return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items()).encode()
 
 
-def secrets_of(command: Command, host: Host) -> Path:
-    """Where this run's secrets wait for the container to start."""
-    return host.secrets_dir / command.request.run
+def make_place(request: Request, host: Host, place: Place) -> None:
+    """What the engine wants to find before it mounts it."""
+    if request.agent.docker.outlives_run:
+        place.make(host)
+    elif request.secrets:
+        own_private(host.secrets_dir)
+        place.secrets.mkdir(exist_ok=True, mode=0o700)
 
 
-def forget_secrets(command: Command, host: Host) -> None:
+def forget_secrets(request: Request, place: Place) -> None:
     """Remove the file once the agent has read it; its environment has the values now."""
-    shutil.rmtree(secrets_of(command, host), ignore_errors=True)
+    if request.agent.docker.outlives_run:
+        (place.secrets / "env").unlink(missing_ok=True)
+    else:
+        shutil.rmtree(place.secrets, ignore_errors=True)
 
 
 def own(folder: Path, owner: str) -> None:

@@ -6,6 +6,7 @@ workspaces/<agent>/                  what the agent works on
 runs/<run>/output.jsonl, stderr.log  what it printed, byte for byte
 runs/<run>/in/                       what it was given: prompt, start script
 runs/<run>/attachments/              files that people gave it, as they were given
+containers/<name>/                   what is mounted into a container that outlives its run
 removed/                             homes of deleted sessions and what agents left in homes, while it goes
 trials/<id>/                         the same for a test of an agent's configuration, gone with it
 """

@@ -37,15 +37,25 @@ VANISHED = "The container was removed from outside herdweb while it ran."
 class Life:
     """A container from the first look to its end: read, awaited and stopped by threads."""
 
-    def __init__(self, client: docker.DockerClient, container: Container, host: Host, since: Offsets) -> None:
+    def __init__(
+        self,
+        client: docker.DockerClient,
+        container: Container,
+        host: Host,
+        since: Offsets,
+        fresh: bool | None = None,
+        log_since: float = 0.0,
+    ) -> None:
+        """`fresh`: its run is still to be started in it; `log_since`: where the log of this run begins."""
         self.container = container
         self.host = host
         self.api: Any = client.api
         self.engine_id = str(container.id)
-        self.fresh = container.status == "created"
-        self.found = "created" if self.fresh else f"found {container.status}"
+        self.new = container.status == "created"
+        self.fresh = self.new if fresh is None else fresh
+        self.found = "created" if self.new else f"found {container.status}"
         self.collector = Collector()
-        self.reading = Reading(host, self.engine_id, since, self.collector)
+        self.reading = Reading(host, self.engine_id, since, self.collector, log_since)
         self.ended = threading.Event()
         self.left = threading.Event()
         self.complete = False
@@ -106,7 +116,8 @@ class Life:
             self.container.start()
         except APIError as error:
             self.leave()
-            remove(self.container)
+            if self.new:
+                remove(self.container)
             raise RunError(f"The container could not be started: {error.explanation or error}") from error
 
     def _watch(self) -> None:

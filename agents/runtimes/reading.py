@@ -28,8 +28,12 @@ class Reading:
     the streams ended.
     """
 
-    def __init__(self, host: Host, engine_id: str, since: Offsets, collector: Collector) -> None:
+    def __init__(
+        self, host: Host, engine_id: str, since: Offsets, collector: Collector, log_since: float = 0.0
+    ) -> None:
         self.host = host
+        # Before this the engine's log holds what former runs in the container have printed.
+        self.log_since = log_since
         self.engine_id = engine_id
         self.collector = collector
         self.received: dict[Stream, int] = {"stdout": since.stdout, "stderr": since.stderr}
@@ -94,7 +98,9 @@ class Reading:
         return self._client.api
 
     def _log(self, name: Stream, follow: bool) -> Any:
-        wanted = {"stdout": name == "stdout", "stderr": name == "stderr"}
+        wanted: dict[str, Any] = {"stdout": name == "stdout", "stderr": name == "stderr"}
+        if self.log_since:
+            wanted["since"] = self.log_since
         return self._api().logs(self.engine_id, stream=True, follow=follow, **wanted)
 
     def _read(self, stream: Any, carry: Callable[..., None], *arguments: Any) -> None:

@@ -19,7 +19,10 @@ class RunError(Exception):
 
 @dataclass(frozen=True)
 class DockerConfig:
-    """Where an agent executes: `memory` in bytes, `cpus` in cores, `user` as uid:gid or empty."""
+    """Where an agent executes: `memory` in bytes, `cpus` in cores, `user` as uid:gid or empty.
+
+    `keep_failed` in seconds. `container_scope` says whose an `ephemeral=False` container is.
+    """
 
     enabled: bool = False
     image: str = ""
@@ -33,6 +36,20 @@ class DockerConfig:
     mounts: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
+    ephemeral: bool = True
+    container_scope: str = "session"
+    max_containers: int = 3
+    keep_failed: int = 0
+
+    @property
+    def scope(self) -> str:
+        """Whose a container is that serves many runs; empty for one that serves one run."""
+        return self.container_scope if self.enabled and not self.ephemeral else ""
+
+    @property
+    def outlives_run(self) -> bool:
+        """Whether the container may still be there after its run."""
+        return bool(self.scope) or self.keep_failed > 0
 
 
 @dataclass(frozen=True)

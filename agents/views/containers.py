@@ -13,9 +13,10 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
 from django.views.decorators.http import require_POST, require_safe
 
-from agents import jobs
+from agents import jobs, kept
+from agents.forms import KeepForm
 from agents.lists import ContainerList
-from agents.models import Container, Run, Session
+from agents.models import Audit, Container, Run, Session
 from agents.models.fields import write_seconds
 from agents.models.rights import RUN
 from agents.sessions import why_not
@@ -66,6 +67,7 @@ def parts(found: Container) -> dict[str, Any]:
         "timeline": timeline(found, runs),
         "records": records(found, runs),
         # A run ends a moment after its container, for its own reasons are stored last.
+        "inside": kept.looking_inside(found) if found.is_kept else (),
         "over": not found.is_live and not any(run.is_live for run in runs),
     }
 
@@ -93,6 +95,42 @@ def stopped(found: Container, by: Any) -> str:
     return f"Run {run.short_id} had ended already."
 
 
+@require_POST
+@needs(RUN)
+def container_keep(request: HttpRequest, number: int) -> HttpResponse:
+    """Keep the container of a failed run for so many hours from now."""
+    found = seen(request, Container.objects.all(), pk=number)
+    form = KeepForm(request.POST)
+    if not form.is_valid():
+        messages.error(request, form.errors["hours"].as_data()[0].messages[0])
+    elif kept.keep(found, form.cleaned_data["hours"]):
+        hours = form.cleaned_data["hours"]
+        witness(request, found, f"Kept for {hours} hours from now.")
+        messages.info(request, f"It is kept for {hours} hour{'s' * (hours > 1)} from now.")
+    else:
+        messages.error(request, "It is not kept for inspection, so that cannot be made longer.")
+    return HttpResponseRedirect(found.get_absolute_url(), status=303)
+
+
+@require_POST
+@needs(RUN)
+def container_remove(request: HttpRequest, number: int) -> HttpResponse:
+    """Have a kept container removed by the ticker, which does the engine's part."""
+    found = seen(request, Container.objects.all(), pk=number)
+    if kept.give_up(found):
+        witness(request, found, "No longer kept.")
+        messages.info(request, f"It is removed within {2 * jobs.SWEEP_EVERY.seconds} seconds.")
+    else:
+        messages.error(request, "It is not kept: a run is live in it, or it is gone.")
+    return HttpResponseRedirect(found.get_absolute_url(), status=303)
+
+
+def witness(request: HttpRequest, found: Container, detail: str) -> None:
+    """Note in the audit trail who decided over a kept container."""
+    what, path = f"container {found.name}", found.get_absolute_url()
+    Audit.note(request.user, Audit.Deed.CHANGED, what, path=path, detail=detail, agent=found.agent)
+
+
 @dataclass(frozen=True)
 class Moment:
     """Something that happened to a container, and how long after what is above it."""
@@ -104,7 +142,8 @@ class Moment:
 
 def timeline(found: Container, runs: Sequence[Run]) -> list[Moment]:
     """What happened to a container, in its order."""
-    dated = [(found.created, "Created"), (found.started_at, "Started")]
+    again = " for the last run" if found.scope else ""
+    dated = [(found.created, "Created"), (found.started_at, f"Started{again}")]
     for run in runs:
         who = f" by {run.requested_by}" if run.requested_by else ""
         dated += [

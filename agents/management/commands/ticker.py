@@ -12,7 +12,7 @@ from django.core.management.base import BaseCommand
 from django.db import DatabaseError, close_old_connections
 from redis.exceptions import RedisError
 
-from agents import health, jobs
+from agents import health, jobs, kept
 from agents.runtimes import RunError
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,12 @@ class Command(BaseCommand):
         """Ask the engine in threads, so that one that hangs does not keep runs from starting."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: sys.exit(0))
-        for period, work in ((jobs.SWEEP_EVERY, jobs.sweep), (health.LOOK_EVERY, health.look)):
+        rounds = (
+            (jobs.SWEEP_EVERY, jobs.sweep),
+            (health.LOOK_EVERY, health.look),
+            (kept.MEASURE_EVERY, kept.measure),
+        )
+        for period, work in rounds:
             threading.Thread(target=every, args=(period.total_seconds(), work), daemon=True).start()
         every(TICK_SECONDS, jobs.tick)
 
