@@ -12,7 +12,7 @@ from typing import BinaryIO
 from django.db import OperationalError, transaction
 from django.utils import timezone
 
-from agents import machine, sessions
+from agents import archive, machine, sessions
 from agents.models import Agent, Container, LeaseLost, Run
 from agents.models.fields import write_seconds
 from agents.runtimes import Exit, Outcome, Parsed, Report, RunError, Runtime, Status, Usage, human_size
@@ -222,6 +222,7 @@ class Supervision:
 
     def _finish(self, outcome: Outcome) -> None:
         """Into the terminal state that the cause of a stop, or else the outcome, leads to."""
+        self._archive()
         self.run.refresh_from_db(fields=["state", "stop_cause", "stop_by", "reason"])
         state, verdict = self._verdict(outcome)
         # One transaction: whoever sees the state sees the last event, too.
@@ -235,6 +236,12 @@ class Supervision:
             self.run.note(f"Run {state.replace('_', ' ')}: {verdict.reason}", state=state)
         machine.forget_credentials(str(self.run.public_id))
         self.notify(self.run)
+
+    def _archive(self) -> None:
+        """Keep the transcript, while no other run may write to it yet."""
+        if self.run.session:
+            request = sessions.request_for(self.run.session, self.config)
+            archive.keep(self.run, sessions.beneath(request), self.runtime.transcripts(request), self._watch)
 
     def _verdict(self, outcome: Outcome) -> tuple[str, Outcome]:
         cause, why = self.run.stop_cause, self.run.reason
