@@ -12,7 +12,7 @@ from typing import BinaryIO
 from django.db import OperationalError, transaction
 from django.utils import timezone
 
-from agents import kept, machine, sessions
+from agents import archive, kept, machine, sessions
 from agents.models import Agent, Container, LeaseLost, Run, Session
 from agents.models.fields import write_seconds
 from agents.runtimes import (
@@ -240,6 +240,7 @@ class Supervision:
 
     def _finish(self, outcome: Outcome) -> None:
         """Into the terminal state that the cause of a stop, or else the outcome, leads to."""
+        self._archive()
         self.run.refresh_from_db(fields=["state", "stop_cause", "stop_by", "reason"])
         state, verdict = self._verdict(outcome)
         if self.run.renew(self.owner):
@@ -258,6 +259,12 @@ class Supervision:
         kept.settle(self.run)
         machine.forget_credentials(str(self.run.public_id))
         self.notify(self.run)
+
+    def _archive(self) -> None:
+        """Keep the transcript, while no other run may write to it yet."""
+        if self.run.session:
+            request = sessions.request_for(self.run.session, self.config)
+            archive.keep(self.run, sessions.beneath(request), self.runtime.transcripts(request), self._watch)
 
     def _verdict(self, outcome: Outcome) -> tuple[str, Outcome]:
         cause, why = self.run.stop_cause, self.run.reason

@@ -10,7 +10,7 @@ from uuid import uuid4
 from django.db import transaction
 from django.db.models import Q, QuerySet, Sum
 
-from agents import machine
+from agents import archive, machine
 from agents.models import Container, Event, Run, Session
 from agents.runtimes.layout import make_private
 
@@ -135,7 +135,7 @@ def remove_session(session: Session, witness: Witness) -> list[str]:
         session.delete()
         witness(session)
     # A home may hold a million files: the database does not wait for them.
-    return remove_folder(home)
+    return remove_folder(home) + remove_folder(archive.folder(session))
 
 
 def set_aside(folder: Path) -> Path:

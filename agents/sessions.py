@@ -13,7 +13,7 @@ from django.core.exceptions import ValidationError
 from django.db.models import F
 from django.utils import timezone
 
-from agents import attachments, machine
+from agents import archive, attachments, machine
 from agents.models import Agent, Run, Session, rules
 from agents.models.fields import write_seconds
 from agents.models.rights import RUN
@@ -149,9 +149,17 @@ def expired(case: Case) -> str:
 def spoilt(case: Case) -> str:
     """Its files are not what they have to be."""
     request, runtime = request_for(case.session, case.config), case.runtime
-    home = beneath(request)
+    home, paths = beneath(request), runtime.transcripts(request)
+    damage = unfit(case.session, home, request, runtime)
+    if damage:
+        return damage + archive.remedy(case.session, paths)
+    return archive.contradiction(case.session, home, paths)
+
+
+def unfit(session: Session, home: Beneath, request: Request, runtime: Runtime) -> str:
+    """What is wrong with them by themselves, whatever they were before."""
     if not home.root.is_dir():
-        return f"Its home {case.session.home} is gone."
+        return f"Its home {session.home} is gone."
     for path in runtime.transcripts(request):
         problem = homes.trouble(home, path) or foreign(home, path, runtime, request)
         if problem:

@@ -56,6 +56,8 @@ PAGES = {
     "session_file": ("L 404 404 404 404", NOBODY),
     "session_picture": ("L 404 404 404 404", NOBODY),
     "session_rename": (NOBODY, OPERATORS),
+    "session_download": (OBJECT, NOBODY),
+    "session_restore": (NOBODY, OPERATORS),
     "containers": (LIST, NOBODY),
     "container": (OBJECT, NOBODY),
     "container_now": (OBJECT, NOBODY),

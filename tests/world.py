@@ -15,10 +15,11 @@ from django.contrib.auth.models import Group, User
 from django.utils import timezone
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, Response, WebError
 
-from agents import jobs, machine
+from agents import archive, jobs, machine
 from agents.attachments import Attachment
 from agents.models import Agent, Audit, Container, Run, SavedList
 from agents.models.agent import MB
+from agents.runtimes import Beneath
 from tests.conftest import execute
 
 MakeAgent = Callable[..., Agent]
@@ -65,6 +66,8 @@ NO_PAGES = {
     "session_file": "a download",
     "session_picture": "a picture, on the page of a file",
     "session_rename": "answers a POST, with a redirect",
+    "session_download": "a download",
+    "session_restore": "answers a POST, with a redirect",
     "container_now": "parts of the page of a container",
     "container_stop": "answers a POST, with a redirect",
     "container_keep": "answers a POST, with a redirect",
@@ -138,6 +141,7 @@ def world(make_agent: MakeAgent, person: Person, image: str, admin: User) -> Wor
     waiting = jobs.submit(agent, "Review the branch feature/paging as well.")
     waiting.wait(f"Agent limit 1/1: run {live.short_id} is live.")
     forgetful = execute(jobs.submit(make_agent("parrot"), "Say this."))
+    archived(forgetful)
     Audit.note(admin, Audit.Deed.CHANGED, "agent reviewer", detail="Changed model.", agent=agent)
     LogEntry.objects.log_actions(admin.pk, [agent], 2, "Changed model.", single_object=True)
     person("viewer", "Viewer", "Reviewers", staff=True)
@@ -167,6 +171,15 @@ def inspected(agent: Agent) -> Container:
         started_at=now, finished_at=now, exit_code=3, kept_until=now + timedelta(hours=5),
         disk_bytes=3 * MB, disk_at=now,
     )  # fmt: skip
+
+
+def archived(run: Run) -> None:
+    """A transcript that was rewritten, with both of its archives."""
+    assert run.session
+    home = Beneath(machine.state().path / run.session.home, machine.own_user())
+    for text in (b"one\ntwo\n", b"three\n"):
+        home.write({"talk.jsonl": text})
+        archive.store(run.session, home, "talk.jsonl", run)
 
 
 def going(run: Run) -> Run:

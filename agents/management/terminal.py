@@ -7,18 +7,21 @@ import re
 import time
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 from uuid import UUID
 
 from django.core.management.base import CommandError
+from django.db.models import QuerySet
 from django.forms import BaseForm
 
 from agents.doctor import Finding
-from agents.models import Agent, Run, rules
+from agents.models import Agent, Run, Session, rules
 
 # Control characters, line separators, half characters, and what reverses the direction of text.
 UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
 PREFIX = re.compile(r"[0-9a-f]{6,32}")
 POLL_SECONDS = 0.1
+Found = TypeVar("Found", Run, Session)
 USAGE, INTERRUPTED = 2, 130
 
 
@@ -64,21 +67,29 @@ def find_agent(name: str, code: int = 1) -> Agent:
 
 def find_run(text: str) -> Run:
     """The run with this id, or with an id that begins like this; never one of several."""
+    return found_by_id(Run.objects.select_related("agent", "session", "container"), text, "run")
+
+
+def find_session(text: str) -> Session:
+    """Likewise a session."""
+    return found_by_id(Session.objects.select_related("agent__docker"), text, "session")
+
+
+def found_by_id(rows: QuerySet[Found], text: str, noun: str) -> Found:
+    """The row whose public id begins with these digits."""
     digits = text.strip().lower().replace("-", "")
     if not PREFIX.fullmatch(digits):
         raise CommandError(
-            one_line(f"{text!r} is not a run's id. Give the UUID or its first 6 or more digits.")
+            one_line(f"{text!r} is not a {noun}'s id. Give the UUID or its first 6 or more digits.")
         )
     between = (UUID(digits.ljust(32, "0")), UUID(digits.ljust(32, "f")))
-    found = list(
-        Run.objects.select_related("agent", "session", "container").filter(public_id__range=between)[:5]
-    )
+    found = list(rows.filter(public_id__range=between)[:5])
     if len(found) == 1:
         return found[0]
     if found:
-        several = ", ".join(str(run.public_id) for run in found)
-        raise CommandError(f"{text} is the beginning of several runs: {several}.")
-    raise CommandError(f"There is no run {text}.")
+        several = ", ".join(str(row.public_id) for row in found)
+        raise CommandError(f"{text} is the beginning of several {noun}s: {several}.")
+    raise CommandError(f"There is no {noun} {text}.")
 
 
 def refused(headline: str, *forms: tuple[str, BaseForm], code: int = 1) -> CommandError:

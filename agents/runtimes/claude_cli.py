@@ -74,8 +74,8 @@ class ClaudeCLI(Runtime):
         return (f"{project(request)}/{conversation.forked_from or conversation.id}.jsonl",)
 
     def kept(self, request: Request) -> Kept:
-        """Transcripts, and beside each a directory: what its sub-agents said, long results of tools."""
-        return Kept(project(request), rf"{UUID}(\.jsonl)?")
+        """Transcripts, what restoring set aside, and directories: what sub-agents said, long results."""
+        return Kept(project(request), rf"{UUID}(\.jsonl(\.before-restore\d*)?)?")
 
     def foreign(self, request: Request, head: bytes) -> str | None:
         """Lines carry the id of their session, but not each of them does."""

@@ -7,13 +7,16 @@ runs/<run>/output.jsonl, stderr.log  what it printed, byte for byte
 runs/<run>/in/                       what it was given: prompt, start script
 runs/<run>/attachments/              files that people gave it, as they were given
 containers/<name>/                   what is mounted into a container that outlives its run
+archive/<agent>/<session>/           transcripts as they were after a run, packed; mounted nowhere
+imports/                             sessions that are just being imported
 removed/                             homes of deleted sessions and what agents left in homes, while it goes
 trials/<id>/                         the same for a test of an agent's configuration, gone with it
 """
 
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -56,6 +59,14 @@ class StateDir:
     def errors(self, run: str) -> Path:
         """Standard error of a run, likewise."""
         return self.run(run) / "stderr.log"
+
+    def archive(self, agent: str, session: str) -> Path:
+        """Where a session's transcripts are kept beside its home."""
+        return self.path / "archive" / agent / session
+
+    def imports(self) -> Path:
+        """Where sessions wait while they are imported."""
+        return self.path / "imports"
 
     def trials(self) -> Path:
         """Where tests of agents have their files for some seconds."""
@@ -133,6 +144,19 @@ class Beneath:
         with self.open(relative) as file:
             return file.read()
 
+    @contextmanager
+    def draft(self, relative: str) -> Iterator["Draft"]:
+        """A file beside its place, which takes it with `put` or is gone in the end."""
+        folder = self.enter(PurePosixPath(relative).parent, make=True)
+        draft = Draft(folder, PurePosixPath(relative).name)
+        try:
+            with draft.file:
+                self._give(draft.file.fileno())
+                yield draft
+        finally:
+            draft.discard()
+            os.close(folder)
+
     def write(self, files: Mapping[str, bytes]) -> None:
         """Write files, making their directories; a link or another thing in the place goes first."""
         for relative, content in files.items():
@@ -206,3 +230,36 @@ class Beneath:
         uid, _, gid = self.owner.partition(":")
         if os.getuid() == 0:
             os.fchown(descriptor, int(uid), int(gid or uid))
+
+
+class Draft:
+    """A file that nobody knows yet, and then all of it at once."""
+
+    def __init__(self, folder: int, name: str) -> None:
+        self.folder, self.name, self.draft = folder, name, f".{name}.draft"
+        self.discard()
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        self.file: BinaryIO = os.fdopen(os.open(self.draft, flags, 0o600, dir_fd=folder), "wb")
+
+    def put(self, aside: str) -> str:
+        """Take the place; what was there is kept under its name and `aside`, which is returned."""
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        kept = self._set_aside(aside)
+        os.rename(self.draft, self.name, src_dir_fd=self.folder, dst_dir_fd=self.folder)
+        os.fsync(self.folder)
+        return kept
+
+    def discard(self) -> None:
+        """Nothing of it is left, unless it has been put."""
+        if self.draft in names_in(self.folder):
+            os.unlink(self.draft, dir_fd=self.folder)
+
+    def _set_aside(self, suffix: str) -> str:
+        present = set(names_in(self.folder))
+        if self.name not in present:
+            return ""
+        numbered = (f"{self.name}{suffix}{number or ''}" for number in range(len(present) + 1))
+        free = next(name for name in numbered if name not in present)
+        os.rename(self.name, free, src_dir_fd=self.folder, dst_dir_fd=self.folder)
+        return free

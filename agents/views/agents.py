@@ -96,7 +96,7 @@ def offers(found: Agent, chosen: str, user: Any) -> list[tuple[Session, Verdict]
     runtime = bare(found.runtime)
     if not (runtime.supports_resume or runtime.supports_fork):
         return []
-    rows = list(found.sessions.all()[:OFFERED])
+    rows = list(found.sessions.prefetch_related("archives")[:OFFERED])
     if chosen not in {str(row.public_id) for row in rows}:
         with suppress(ValidationError):
             rows += found.sessions.filter(public_id=chosen) if chosen else []

@@ -1,26 +1,32 @@
 """Sessions: conversations, and whether they can go on."""
 
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 from uuid import UUID
 
+from asgiref.sync import sync_to_async
 from django.contrib import messages
 from django.db.models import Count, DurationField, ExpressionWrapper, F, Max, Q, Sum
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, StreamingHttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_POST, require_safe
 
+from agents import archive, bundle, recovery
 from agents.forms import TitleForm
 from agents.lists import SessionList
-from agents.models import Audit, Run, Session
+from agents.models import Archive, Audit, Run, Session
 from agents.models.rights import RUN
+from agents.runtimes import RunError
 from agents.sessions import verdict
-from agents.views.access import address, needs, seen
+from agents.views.access import address, aseen, needs, seen
 from agents.views.lists import listed_page
 from agents.views.runs import listed
 
 SHOWN = 50
 # A fork of a fork of a fork: so far back is shown.
 GENERATIONS = 10
+# No number of a row is longer.
+DIGITS = 19
 
 
 @require_safe
@@ -41,9 +47,11 @@ def session(request: HttpRequest, public_id: UUID) -> HttpResponse:
         "verdict": judged,
         "why_not": judged.continuing,
         "why_not_fork": judged.forking,
+        "restorable": archive.REMEDY in judged.continuing,
         "waits": judged.waits,
         "runs": listed(found.runs.all())[:SHOWN],
         "containers": found.containers.all()[:SHOWN],
+        "archives": found.archives.select_related("run"),
         "ancestors": ancestors(found),
         "forks": found.forks.all()[:SHOWN],
         "totals": totals(found),
@@ -96,3 +104,56 @@ def rename(found: Session, before: str, request: HttpRequest) -> None:
     said = f"Renamed from: {before}"
     Audit.note(request.user, Audit.Deed.CHANGED, f"session {found}", detail=said, **facts)
     messages.info(request, "It has a new title.")
+
+
+@require_POST
+@needs(RUN)
+def session_restore(request: HttpRequest, public_id: UUID) -> HttpResponse:
+    """Put an archived transcript back into the session's home: the current one, or the one of `archive`."""
+    found = seen(request, Session.objects.select_related("agent__docker"), public_id=public_id)
+    number = request.POST.get("archive", "")
+    rows = found.archives.filter(pk=int(number) if number.isdecimal() and len(number) < DIGITS else 0)
+    if number and not rows:
+        messages.error(request, "Nothing was restored. This session has no such archive.")
+    else:
+        restore(found, rows.first(), request)
+    return HttpResponseRedirect(found.get_absolute_url(), status=303)
+
+
+def restore(found: Session, row: Archive | None, request: HttpRequest) -> None:
+    """Restore, and say what became of it."""
+    try:
+        kept = recovery.restore(found, request.user, row, address(request))
+    except RunError as error:
+        messages.error(request, f"Nothing was restored. {error}")
+    else:
+        beside = f" What was there is kept as {kept}." if kept else ""
+        messages.info(request, f"Its transcript is restored.{beside}")
+
+
+@require_safe
+async def session_download(request: HttpRequest, public_id: UUID) -> HttpResponse | StreamingHttpResponse:
+    """The whole session as one file, which `session_import` takes in."""
+    rows = Session.objects.select_related("agent__docker", "forked_from")
+    found = await aseen(request, rows, public_id=public_id)
+    reason = await sync_to_async(bundle.obstacle)(found)
+    if reason:
+        messages.error(request, f"It cannot be downloaded now. {reason}")
+        return HttpResponseRedirect(found.get_absolute_url(), status=303)
+    headers = {
+        "Content-Disposition": f'attachment; filename="{bundle.file_name(found)}"',
+        "X-Content-Type-Options": "nosniff",
+    }
+    content = handed_on(bundle.packed(found))
+    return StreamingHttpResponse(content, content_type="application/gzip", headers=headers)
+
+
+async def handed_on(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
+    """What is made piece by piece in the thread that has the database."""
+    while (piece := await sync_to_async(following)(pieces)) is not None:
+        yield piece
+
+
+def following(pieces: Iterator[bytes]) -> bytes | None:
+    """The next piece; none in the end."""
+    return next(pieces, None)

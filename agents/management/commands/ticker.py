@@ -6,13 +6,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 from django.core.management.base import BaseCommand
 from django.db import DatabaseError, close_old_connections
 from redis.exceptions import RedisError
 
-from agents import health, jobs, kept
+from agents import archive, health, jobs, kept
 from agents.runtimes import RunError
 
 logger = logging.getLogger(__name__)
@@ -29,10 +30,11 @@ class Command(BaseCommand):
         """Ask the engine in threads, so that one that hangs does not keep runs from starting."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: sys.exit(0))
-        rounds = (
+        rounds: tuple[tuple[timedelta, Callable[[], None]], ...] = (
             (jobs.SWEEP_EVERY, jobs.sweep),
             (health.LOOK_EVERY, health.look),
             (kept.MEASURE_EVERY, kept.measure),
+            (archive.SWEEP_EVERY, archive.sweep),
         )
         for period, work in rounds:
             threading.Thread(target=every, args=(period.total_seconds(), work), daemon=True).start()
