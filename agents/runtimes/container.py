@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import docker
 from docker.errors import APIError, ImageNotFound, NotFound
@@ -43,6 +43,7 @@ from agents.runtimes.types import (
     Result,
     RunError,
     Status,
+    Transcript,
 )
 
 
@@ -87,6 +88,10 @@ class ContainerRunner(Runtime):
     def transcripts(self, request: Request) -> Sequence[str]:
         """As the wrapped runtime says of the paths inside."""
         return self.runtime.transcripts(self._moved(request))
+
+    def read_transcript(self, file: BinaryIO) -> Transcript | None:
+        """As the wrapped runtime says."""
+        return self.runtime.read_transcript(file)
 
     def home_files(self, request: Request) -> Mapping[str, bytes]:
         """As the wrapped runtime says of the paths inside."""
