@@ -106,10 +106,10 @@ def test_two_runs_of_one_session_go_one_after_the_other(claude: Agent, workers: 
     assert current(fork).reason == f"The session that it copies is in use by run {first.short_id}."
     assert f"Run {first.short_id} is live in it" in sessions.verdict(session, claude).waits
     go.touch()
-    assert ended(first).state == "succeeded"
+    assert ended(first, 180).state == "succeeded"
     jobs.tick(timezone.now() + timedelta(minutes=1))
     # Whichever of the two was first, both know what was said before.
-    for waited in (ended(second), ended(fork)):
+    for waited in (ended(second, 180), ended(fork, 180)):
         assert "heliotrope" in waited.result
         assert "until [ -e /workspace/go ]" in waited.result
 
