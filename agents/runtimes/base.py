@@ -9,7 +9,7 @@ import json
 import signal
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, BinaryIO, ClassVar
 
 from agents.runtimes.host import HostProcess
 from agents.runtimes.types import (
@@ -29,6 +29,7 @@ from agents.runtimes.types import (
     Result,
     RunError,
     Stream,
+    Transcript,
     Usage,
 )
 
@@ -82,6 +83,10 @@ class Runtime(ABC):
     def transcripts(self, request: Request) -> Sequence[str]:
         """Paths, relative to the home, of the files that hold the conversation of a request."""
         return ()
+
+    def read_transcript(self, file: BinaryIO) -> Transcript | None:
+        """One of these files, to be gone through line by line; nothing if nobody can read them."""
+        return None
 
     def home_files(self, request: Request) -> Mapping[str, bytes]:
         """Files that herdweb itself writes into the home before every start, by relative path."""

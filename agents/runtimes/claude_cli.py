@@ -8,10 +8,12 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import BinaryIO
 
 from agents.runtimes.base import Runtime
+from agents.runtimes.claude_transcript import ClaudeTranscript
 from agents.runtimes.streamjson import messages
-from agents.runtimes.types import Command, Exit, Kept, Message, Outcome, Request, Result
+from agents.runtimes.types import Command, Exit, Kept, Message, Outcome, Request, Result, Transcript
 
 # No self-update and no calls home from inside a container that may not even have a network.
 ENVIRONMENT = {"DISABLE_AUTOUPDATER": "1", "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1"}
@@ -92,6 +94,10 @@ class ClaudeCLI(Runtime):
         places = {f".claude/{name}": name for name in map(bare_name, SHARED)}
         places[f"{project(request)}/memory"] = "memory"
         return {place: f"{request.paths.shared}/{name}" for place, name in places.items()}
+
+    def read_transcript(self, file: BinaryIO) -> Transcript:
+        """The CLI's own format, one JSON object a line."""
+        return ClaudeTranscript(file)
 
     def by_hand(self, request: Request) -> tuple[str, ...]:
         """The CLI as a person uses it, in the session's home and working directory."""

@@ -8,7 +8,7 @@ reading, waiting and stopping, and the exit code survives until it has been stor
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from docker.models.containers import Container
 
@@ -40,6 +40,7 @@ from agents.runtimes.types import (
     Request,
     Result,
     Status,
+    Transcript,
 )
 
 
@@ -87,6 +88,10 @@ class ContainerRunner(Runtime):
     def transcripts(self, request: Request) -> Sequence[str]:
         """As the wrapped runtime says of the paths inside."""
         return self.runtime.transcripts(moved(request))
+
+    def read_transcript(self, file: BinaryIO) -> Transcript | None:
+        """As the wrapped runtime says."""
+        return self.runtime.read_transcript(file)
 
     def home_files(self, request: Request) -> Mapping[str, bytes]:
         """As the wrapped runtime says of the paths inside."""

@@ -32,8 +32,11 @@ RESULT_ERRORS = {
 def messages(line: str) -> list[Message]:
     """The events that one line of output holds; text if it is not a JSON object with a type."""
     item = json_object(line)
-    if item is None:
-        return [Message("text", line)]
+    return [Message("text", line)] if item is None else read(item)
+
+
+def read(item: dict[str, Any]) -> list[Message]:
+    """The events that an object with a type holds; one at least."""
     reader = READERS.get(str(item.get("type")))
     found = reader(item) if reader else []
     return found or [Message("system", title(item), item)]

@@ -4,7 +4,8 @@ Those that exist once a line are named tuples, which are made four times as fast
 dataclasses; an agent may print a hundred thousand lines in a second.
 """
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
@@ -281,3 +282,73 @@ class Outcome:
     ok: bool
     reason: str
     suspect: bool = False
+
+
+# Who speaks on a line of a transcript; empty for what the program notes for itself.
+Speaker = Literal["", "person", "agent", "tool"]
+
+
+class Entry(NamedTuple):
+    """One line of a transcript: where it lies in the file, and what it says.
+
+    `id` is the one that the line has on standard output, too, if it came there. `aside` is what a
+    sub-agent said. `problem` says in words what of the line could not be read; what could be is in
+    `messages` nevertheless.
+    """
+
+    number: int
+    offset: int
+    length: int
+    messages: tuple[Message, ...] = ()
+    at: datetime | None = None
+    id: str = ""
+    speaker: Speaker = ""
+    aside: bool = False
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class TranscriptFacts:
+    """What a transcript tells of its conversation as a whole.
+
+    `problems` are the first of `malformed` ones, by line. Tokens are those of each message once,
+    `turns` the messages of the agent itself. `pending` are the tools that gave no result, `waiting`
+    whether somebody spoke last who got no answer, `error` whether the last message is an error of
+    the API, `interrupted` whether a person cut it off.
+    """
+
+    lines: int = 0
+    malformed: int = 0
+    problems: tuple[tuple[int, str], ...] = ()
+    session: str = ""
+    working_directory: str = ""
+    title: str = ""
+    version: str = ""
+    model: str = ""
+    prompt: str = ""
+    answer: str = ""
+    began: datetime | None = None
+    ended: datetime | None = None
+    prompts: int = 0
+    turns: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_usd: float | None = None
+    compactions: int = 0
+    asides: int = 0
+    pending: tuple[str, ...] = ()
+    waiting: bool = False
+    error: bool = False
+    interrupted: bool = False
+
+
+class Transcript(ABC):
+    """A conversation as its runtime keeps it; goes through its file once, a line at a time."""
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[Entry]:
+        """Every line, in order; never raises, whatever is in the file."""
+
+    @abstractmethod
+    def facts(self) -> TranscriptFacts:
+        """What the lines so far say together."""
