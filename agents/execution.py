@@ -12,7 +12,7 @@ from typing import BinaryIO
 from django.db import OperationalError, transaction
 from django.utils import timezone
 
-from agents import archive, kept, machine, sessions
+from agents import archive, kept, machine, sessions, witness
 from agents.models import Agent, Container, LeaseLost, Run, Session
 from agents.models.fields import write_seconds
 from agents.runtimes import (
@@ -100,6 +100,7 @@ class Supervision:
             self._finish(Outcome(ok=False, reason=str(error)))
         else:
             if not handed_over:
+                witness.hear(self.run, self.runtime, self._watch)
                 self._finish(self._outcome())
 
     def fail(self, error: Exception) -> None:

@@ -342,13 +342,18 @@ def new_session(run: Run, config: AgentConfig, runtime: Runtime) -> Session:
     session = Session(
         agent=run.agent,
         runtime=config.runtime,
-        title=run.prompt.strip().partition("\n")[0][:TITLE_LENGTH],
+        title=usual_title(run.prompt),
         forked_from=run.forks,
     )
     session.home = machine.state().home(config.name, str(session.public_id))
     session.working_directory = runtime.inside(request_for(session, config).paths).workspace
     session.save()
     return session
+
+
+def usual_title(prompt: str) -> str:
+    """What a session is called until it has a better name: the beginning of its first prompt."""
+    return prompt.strip().partition("\n")[0][:TITLE_LENGTH]
 
 
 def by_hand(run: Run) -> str:

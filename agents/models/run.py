@@ -68,6 +68,7 @@ class Run(models.Model):
         MANUAL = "manual"
         COMMAND = "command"
         FORK = "fork"
+        IMPORT = "import"
 
     class Cause(models.TextChoices):
         """Why herdweb itself stops a run."""
@@ -125,6 +126,8 @@ class Run(models.Model):
     signal = models.PositiveSmallIntegerField(null=True)
     oom = models.BooleanField(default=False)
     runtime_version = models.CharField(max_length=64, blank=True)
+
+    contradiction = models.TextField(blank=True, help_text="Where its transcript says something else.")
 
     result = models.TextField(blank=True)
     result_seen_at = models.DateTimeField(null=True)
@@ -415,6 +418,7 @@ class NewEvent(NamedTuple):
     payload: str | None = None
     offset: int | None = None
     length: int | None = None
+    created: datetime | None = None
 
 
 def events_of(report: Report) -> Iterable[NewEvent]:
@@ -482,13 +486,14 @@ def insert(run: int, count: int, events: Sequence[NewEvent]) -> None:
     """
     if not events:
         return
-    now = connection.ops.adapt_datetimefield_value(timezone.now())
+    adapt = connection.ops.adapt_datetimefield_value
+    now = adapt(timezone.now())
     with connection.cursor() as cursor:
         cursor.executemany(
             INSERT,
             [
-                (run, seq, event.kind, event.text, event.payload, event.offset, event.length, now)
-                for seq, event in enumerate(events, start=count + 1)
+                (run, seq, *event[:-1], adapt(event.created) or now)
+                for seq, event in enumerate(events, count + 1)
             ],
         )
 

@@ -85,7 +85,7 @@ class Runtime(ABC):
         return ()
 
     def read_transcript(self, file: BinaryIO) -> Transcript | None:
-        """One of these files, to be gone through line by line; nothing if nobody can read them."""
+        """One of these files, or standard output, line by line; nothing if nobody can read them."""
         return None
 
     def home_files(self, request: Request) -> Mapping[str, bytes]:

@@ -123,12 +123,21 @@ class Turn(Line):
     is_compact_summary: bool | None = None
     is_visible_in_transcript_only: bool | None = None
     is_api_error_message: bool | None = None
+    # Standard output has this one instead of `isSidechain`.
+    parent_tool_use_id: str | None = Field(default=None, alias="parent_tool_use_id")
+
+    @property
+    def aside(self) -> bool:
+        """Whether a sub-agent says it, or hears it."""
+        return bool(self.is_sidechain or self.parent_tool_use_id)
 
     @property
     def speaker(self) -> Speaker:
         """Who really says it; the program itself speaks in a person's place."""
         if self.type == "assistant":
-            return "agent"
+            # What the program makes up for the API's sake is nobody's, but for errors.
+            made_up = self.message.model == SYNTHETIC and not self.is_api_error_message
+            return "" if made_up else "agent"
         if any(block.type.endswith("tool_result") for block in self.message.blocks):
             return "tool"
         if self.is_meta or self.is_compact_summary or self.is_visible_in_transcript_only:
@@ -229,7 +238,7 @@ class ClaudeTranscript(Transcript):
     def _understood(self, entry: Entry, line: Line) -> Entry:
         self.tally.add(line)
         speaker = line.speaker if isinstance(line, Turn) else ""
-        aside = bool(line.is_sidechain)
+        aside = isinstance(line, Turn) and line.aside
         return entry._replace(at=line.timestamp, id=line.uuid or "", speaker=speaker, aside=aside)
 
 
@@ -328,7 +337,7 @@ class Tally:
 
     def _turn(self, turn: Turn) -> None:
         # Two sub-agents may use the same tool's id, so that theirs are told apart.
-        side = turn.agent_id or "aside" if turn.is_sidechain else ""
+        side = turn.agent_id or "aside" if turn.aside else ""
         fresh = self._usage(turn.message)
         for block in turn.message.blocks:
             self._tool(side, block)
