@@ -24,6 +24,7 @@ def run_json(run: Run) -> dict[str, Any]:
         "agent": run.agent.name,
         "state": str(run.state),
         "reason": run.reason,
+        "contradiction": run.contradiction,
         "trigger": str(run.trigger),
         "prompt": run.prompt,
         "attachments": run.attachments,

@@ -181,7 +181,8 @@ def enrich(item: Item, calls: Mapping[str, Call], fold: Fold) -> None:
     if not isinstance(event.payload, dict):
         return
     parent = event.payload.get("parent_tool_use_id")
-    item.by_another, item.parent = bool(parent), calls.get(identifier(parent))
+    item.by_another = bool(parent) or event.payload.get("isSidechain") is True
+    item.parent = calls.get(identifier(parent))
     if event.kind == Event.Kind.TOOL_USE:
         item.call, item.tool = identifier(block(event).get("id")), fold.tool(tool_of(event))
     elif event.kind == Event.Kind.TOOL_RESULT:
