@@ -5,11 +5,13 @@ be imported again and again. The file itself is copied first; rows follow in one
 """
 
 import os
+import re
 import shutil
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -31,6 +33,7 @@ LARGEST = 1024**3
 MOST_COMPANIONS = 2000
 BATCH = 1000
 CHUNK = 1024**2
+LONGEST_LINE = 32 * 1024**2
 # Two agents may import the same conversation: the second one has it under an id made from this.
 COPIES = UUID("6f0b1c1e-5d0e-4c55-9f5b-6a2f3a7b7c11")
 
@@ -166,7 +169,8 @@ class Importer:
     def _request(self, session: Session, run: str = "none") -> Request:
         """As a run that goes on with the session would have it."""
         request = sessions.request_for(session, self.config)
-        paths = machine.state().paths(run, session.home, request.paths.workspace)
+        given = machine.state().paths(run, session.home, request.paths.workspace).run
+        paths = replace(request.paths, run=given)
         return replace(request, run=run, paths=paths, conversation=Conversation(str(session.public_id)))
 
     def _notes(self, session: Session, facts: TranscriptFacts) -> tuple[str, ...]:
@@ -189,8 +193,9 @@ class Importer:
             copy = machine.state().output(run)
             with private(copy) as output:
                 output.writelines(chunks(file))
-            put(home, target, copy)
-            tokens = self._companions(path, home, target)
+            renaming = Renaming(report.facts.session, str(session.public_id))
+            put(home, target, copy, renaming)
+            tokens = self._companions(path, home, target, renaming)
             with transaction.atomic():
                 return self._rows(UUID(run), session, report, tokens)
         except BaseException:
@@ -199,14 +204,15 @@ class Importer:
                 shutil.rmtree(request.paths.home, ignore_errors=True)
             raise
 
-    def _companions(self, path: Path, home: Beneath, target: PurePosixPath) -> tuple[int, int]:
+    def _companions(
+        self, path: Path, home: Beneath, target: PurePosixPath, renaming: "Renaming"
+    ) -> tuple[int, int]:
         """Copy what lies beside the transcript; the tokens that its sub-agents used."""
         read = written = 0
         for source in companions(path):
             with opened(source) as file:
-                home.pour(
-                    str(target.with_suffix("") / source.relative_to(path.with_suffix(""))), chunks(file)
-                )
+                place = target.with_suffix("") / source.relative_to(path.with_suffix(""))
+                home.pour(str(place), renaming.pieces(file))
                 transcript = (
                     self.runtime.read_transcript(rewound(file)) if source.suffix == ".jsonl" else None
                 )
@@ -308,24 +314,36 @@ def chunks(file: BinaryIO) -> Iterator[bytes]:
         yield piece
 
 
-def put(home: Beneath, target: PurePosixPath, copy: Path) -> None:
+class Renaming:
+    """The lines of a file under another session's id, where that differs from what they say.
+
+    A session whose transcript names another one could not go on.
+    """
+
+    def __init__(self, before: str, after: str) -> None:
+        self.after = after.encode()
+        self.said = re.compile(rb'(?<="sessionId":)(\s*)"%s"' % re.escape(before.encode()))
+        self.needed = bool(before) and before != after
+
+    def pieces(self, file: BinaryIO) -> Iterator[bytes]:
+        """The whole file, a line or a piece at a time."""
+        if not self.needed:
+            yield from chunks(file)
+            return
+        for line in iter(partial(rewound(file).readline, LONGEST_LINE), b""):
+            yield self.said.sub(rb'\1"%s"' % self.after, line)
+
+
+def put(home: Beneath, target: PurePosixPath, copy: Path, renaming: Renaming) -> None:
     """Copy the transcript to where the CLI looks for it; another one that lies there stays."""
     with copy.open("rb") as file:
         if not home.exists(str(target)):
-            home.pour(str(target), chunks(file))
+            home.pour(str(target), renaming.pieces(file))
             return
         with home.open(str(target)) as there:
-            if any(mine != theirs for mine, theirs in zip_all(file, there)):
+            same = all(there.read(len(piece)) == piece for piece in renaming.pieces(file))
+            if not same or there.read(1):
                 raise Skip(f"Another transcript of this session lies in {home.root / target}.")
-
-
-def zip_all(one: BinaryIO, other: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
-    """The pieces of two files side by side, to the end of the longer one."""
-    while True:
-        pair = one.read(CHUNK), other.read(CHUNK)
-        if not any(pair):
-            return
-        yield pair
 
 
 def companions(path: Path) -> Iterator[Path]:

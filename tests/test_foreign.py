@@ -158,7 +158,8 @@ def test_what_is_no_conversation_is_skipped_with_its_reason(claude: Agent, proje
 
 
 def test_another_working_directory_is_said(claude: Agent, projects: Path) -> None:
-    assert "It worked in /work; the agent works in /workspace." in imported(claude, projects)[0]["notes"]
+    report = next(each for each in imported(claude, projects) if each["session"] == FIRST)
+    assert report["notes"] == ["It worked in /work; the agent works in /workspace."]
 
 
 def test_a_second_agent_gets_a_copy_under_another_id(
@@ -171,6 +172,8 @@ def test_a_second_agent_gets_a_copy_under_another_id(
     assert not {FIRST, SECOND} & set(copies)
     assert verdicts(imported(other, projects)) == dict.fromkeys(copies, "already there")
     assert Session.objects.get(public_id=FIRST).agent == claude
+    for session in Session.objects.all():
+        assert sessions.why_not(session, session.agent) == ""
 
 
 def test_a_transcript_that_lies_in_its_place_is_never_overwritten(claude: Agent, projects: Path) -> None:
@@ -254,7 +257,7 @@ def elsewhere(messages_api: MessagesAPI, home: Path, prompt: str) -> None:
     }
     subprocess.run(
         [
-            "docker", "run", "--rm", "-i", "--init", "--entrypoint=", "--user=1000:1000", "--workdir=/tmp",
+            "docker", "run", "--rm", "-i", f"--label=herdweb.instance={settings.HERDWEB_INSTANCE}", "--init", "--entrypoint=", "--user=1000:1000", "--workdir=/tmp",
             f"--volume={home}:/home/me", *[f"--env={name}={value}" for name, value in variables.items()],
             settings.HERDWEB_IMAGE, "claude", "-p", "--permission-mode=bypassPermissions",
         ],
