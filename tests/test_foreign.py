@@ -249,6 +249,8 @@ def elsewhere(messages_api: MessagesAPI, home: Path, prompt: str) -> None:
     """The real CLI, as somebody used it without herdweb: its own home, another directory."""
     home.mkdir(mode=0o777)
     home.chmod(0o777)
+    # What is left of it goes with the tests' own containers.
+    label = f"herdweb.instance={settings.HERDWEB_INSTANCE}"
     variables = {
         "HOME": "/home/me",
         "ANTHROPIC_BASE_URL": messages_api.url,
@@ -257,7 +259,8 @@ def elsewhere(messages_api: MessagesAPI, home: Path, prompt: str) -> None:
     }
     subprocess.run(
         [
-            "docker", "run", "--rm", "-i", f"--label=herdweb.instance={settings.HERDWEB_INSTANCE}", "--init", "--entrypoint=", "--user=1000:1000", "--workdir=/tmp",
+            "docker", "run", "--rm", "-i", f"--label={label}", "--init", "--entrypoint=",
+            "--user=1000:1000", "--workdir=/tmp",
             f"--volume={home}:/home/me", *[f"--env={name}={value}" for name, value in variables.items()],
             settings.HERDWEB_IMAGE, "claude", "-p", "--permission-mode=bypassPermissions",
         ],
