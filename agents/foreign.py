@@ -20,7 +20,7 @@ from uuid import UUID, uuid4, uuid5
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 
-from agents import machine, sessions
+from agents import archive, machine, sessions
 from agents.models import Agent, Audit, Run, Session
 from agents.models.run import RESULT_LIMIT, TEXT_LIMIT, NewEvent, insert, stored
 from agents.runtimes import AgentConfig, Beneath, Conversation, Request, RunError, Runtime, human_size
@@ -197,7 +197,9 @@ class Importer:
             put(home, target, copy, renaming)
             tokens = self._companions(path, home, target, renaming)
             with transaction.atomic():
-                return self._rows(UUID(run), session, report, tokens)
+                told = self._rows(UUID(run), session, report, tokens)
+                archive.store(session, home, str(target))
+                return told
         except BaseException:
             shutil.rmtree(machine.state().run(run), ignore_errors=True)
             if fresh:
