@@ -164,8 +164,12 @@ class AgentAdmin(TryOut, Audited):
             },
         ),
         (
+            "Where it works",
+            {"fields": ["workspace_scope", "git_branch", "git_depth"]},
+        ),
+        (
             "For administrators",
-            {"fields": ["working_directory", "groups"], "description": FOR_ADMINISTRATORS},
+            {"fields": list(Agent.ADMINISTRATOR_FIELDS), "description": FOR_ADMINISTRATORS},
         ),
     ]  # fmt: skip
 
@@ -195,7 +199,7 @@ class AgentAdmin(TryOut, Audited):
     def get_readonly_fields(self, request: HttpRequest, obj: Agent | None = None) -> list[str]:
         """The name once it is given; for all but administrators the host directory."""
         fixed = ["name"] if obj else []
-        return fixed if is_administrator(request.user) else [*fixed, "working_directory", "groups"]
+        return fixed if is_administrator(request.user) else [*fixed, *Agent.ADMINISTRATOR_FIELDS]
 
     def get_deleted_objects(self, objs: Any, request: HttpRequest) -> tuple[Any, Any, Any, Any]:
         """Name what keeps an agent from being deleted in numbers, not row by row."""
@@ -309,8 +313,8 @@ def shown(name: str) -> Any:
 class RunAdmin(RecordAdmin):
     """Runs."""
 
-    json_fields = ["config", "attachments"]
-    config_shown, attachments_shown = shown("config"), shown("attachments")
+    json_fields = ["config", "attachments", "changes"]
+    config_shown, attachments_shown, changes_shown = shown("config"), shown("attachments"), shown("changes")
     list_display = [
         "short_id",
         "agent",
@@ -330,7 +334,7 @@ class RunAdmin(RecordAdmin):
         """Without the large texts where only a list is shown."""
         rows = super().get_queryset(request)
         wants_one = request.resolver_match and request.resolver_match.kwargs.get("object_id")
-        return rows if wants_one else rows.defer("prompt", "config", "result", "reason")
+        return rows if wants_one else rows.defer("prompt", "config", "result", "reason", "changes")
 
     def view_on_site(self, run: Run) -> str:
         """The run's page."""

@@ -12,8 +12,9 @@ from agents.models.agent import DOCKER_FIELDS
 AGENT_FIELDS = (
     "name", "description", "enabled", "runtime", "command", "model", "system_prompt", "system_prompt_mode",
     "default_prompt", "permission_mode", "allowed_tools", "denied_tools", "max_turns", "mcp_servers",
-    "setting_sources", "working_directory", "time_limit", "idle_limit", "cancel_grace", "exit_grace",
-    "output_limit", "max_concurrent", "session_timeout", "shared_home",
+    "setting_sources", "working_directory", "workspace_scope", "git_url", "git_branch", "git_depth",
+    "git_credential", "git_push", "time_limit", "idle_limit", "cancel_grace", "exit_grace", "output_limit",
+    "max_concurrent", "session_timeout", "shared_home",
 )  # fmt: skip
 
 
@@ -29,6 +30,8 @@ def run_json(run: Run) -> dict[str, Any]:
         "prompt": run.prompt,
         "attachments": run.attachments,
         "session": str(run.session.public_id) if run.session else None,
+        "workspace": run.workspace,
+        "changes": run.changes or None,
         "container": run.container.name if run.container else None,
         "exit_code": run.exit_code,
         "oom": run.oom,

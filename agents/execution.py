@@ -4,7 +4,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import BinaryIO
@@ -12,7 +12,7 @@ from typing import BinaryIO
 from django.db import OperationalError, transaction
 from django.utils import timezone
 
-from agents import archive, kept, machine, sessions, witness
+from agents import archive, attachments, kept, machine, sessions, witness, workspaces
 from agents.models import Agent, Container, LeaseLost, Run, Session
 from agents.models.fields import write_seconds
 from agents.runtimes import (
@@ -97,11 +97,14 @@ class Supervision:
         try:
             handed_over = self._work()
         except RunError as error:
-            self._finish(Outcome(ok=False, reason=str(error)))
+            outcome = Outcome(ok=False, reason=str(error))
         else:
-            if not handed_over:
-                witness.hear(self.run, self.runtime, self._watch)
-                self._finish(self._outcome())
+            if handed_over:
+                return
+            witness.hear(self.run, self.runtime, self._watch)
+            outcome = self._outcome()
+        self._capture(outcome)
+        self._finish(outcome)
 
     def fail(self, error: Exception) -> None:
         """End a run over a mistake of ours; the reconciler removes what it left."""
@@ -113,6 +116,10 @@ class Supervision:
         if self.end:
             return False
         _, request = sessions.settle(self.run, self.config, self.runtime)
+        if not request.adopt:
+            if self._prepare():
+                return True
+            request = attachments.place(self.run, request, self.runtime, sessions.owner(request))
         with Output(self.run) as output:
             for reports in self.runtime.execute(request, self.run.offsets):
                 self._store(reports, output)
@@ -121,6 +128,30 @@ class Supervision:
                     return True
         self._removed()
         return False
+
+    def _prepare(self) -> bool:
+        """Have the workspace ready; True if the run was handed over meanwhile."""
+        with closing(workspaces.prepare(self.run, self.config)) as telling:
+            for text in telling:
+                self._tell(text)
+                self._watch()
+                if self.stopping:
+                    raise RunError("It was stopped before the agent was started.")
+                if self.leaving and self._hand_over():
+                    return True
+        return False
+
+    def _capture(self, outcome: Outcome) -> None:
+        """See what became of the workspace, before another run may work in it."""
+        push = outcome.ok and not self.run.stop_cause
+        for text in workspaces.capture(self.run, self.config, push=push):
+            self._tell(text)
+            self._stay()
+
+    def _tell(self, text: str) -> None:
+        if text:
+            self.run.note(text)
+            self.notify(self.run)
 
     def _store(self, reports: Sequence[Report], output: "Output") -> None:
         reports = self._within_limit(reports)
@@ -172,14 +203,17 @@ class Supervision:
 
     def _watch(self) -> None:
         """Look after the lease, a wish to stop, and the limits; each as often as it is due."""
-        now = time.monotonic()
-        if now - self._renewed >= RENEW:
-            self._renewed = now
+        self._stay()
+        if time.monotonic() - self._looked >= LOOK:
+            self._looked = time.monotonic()
+            self._look()
+
+    def _stay(self) -> None:
+        """Renew the lease when that is due."""
+        if time.monotonic() - self._renewed >= RENEW:
+            self._renewed = time.monotonic()
             if not self.run.renew(self.owner):
                 raise LeaseLost(str(self.run.public_id))
-        if now - self._looked >= LOOK:
-            self._looked = now
-            self._look()
 
     def _look(self) -> None:
         if self.stopping or self.end:

@@ -27,9 +27,9 @@ CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 
 def workspace_of(session: Session, run: Run | None) -> Tree:
     """The directory that a session works in, or that one of its runs worked in."""
-    last = run or session.runs.order_by("-id").only("config").first()
+    last = run or session.runs.order_by("-id").only("config", "public_id").first()
     config = last.agent_config if last else AgentConfig.from_json(session.agent.freeze())
-    return roots.workspace(sessions.workspace_of(config))
+    return roots.workspace(sessions.workspace_of(config, session, last))
 
 
 @dataclass(frozen=True)

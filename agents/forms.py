@@ -95,6 +95,16 @@ AGENT_HELP = {
     "max_turns": "One turn is one answer of the model. The run ends after so many. Empty: no limit.",
     "mcp_servers": 'Servers with more tools, these and no others, like {"name": {"command": "server", "args":'
     " []}}. Empty: none.",
+    "workspace_scope": "Who works in the same workspace. With a clone for each run nothing of one run is in"
+    " the way of the next.",
+    "git_url": "A repository that is cloned into the workspace, and what a run changed in it is kept. Write"
+    " https://host/path, or file:///path below the allowed roots. Needs Docker.",
+    "git_branch": "The branch to work on. Empty: the repository's own choice.",
+    "git_depth": "So many commits, of this branch alone, like 50. Empty: the whole history of all branches.",
+    "git_credential": "The name of a variable that the workers have and HERDWEB_GIT_ENV lists; its value is"
+    " token or user:token. Used to fetch and push. The agent never sees it.",
+    "git_push": "A branch that changes are pushed to after a success, like herdweb/{agent}/{run}, with"
+    " {agent}, {session}, {run} or {date} in its name. Empty: nothing is pushed.",
     "time_limit": "A run is stopped after this time, like 30m or 2h.",
     "idle_limit": "A run is stopped when it printed nothing for this long, like 10m.",
     "cancel_grace": "How long it may take to end by itself once it was asked to; then it is killed.",
@@ -143,7 +153,8 @@ class AgentForm(RowForm):
         fields = [
             "name", "description", "enabled", "runtime", "command", "model", "system_prompt",
             "system_prompt_mode", "default_prompt", "permission_mode", "allowed_tools", "denied_tools",
-            "max_turns", "mcp_servers", "setting_sources", "working_directory", "time_limit", "idle_limit",
+            "max_turns", "mcp_servers", "setting_sources", "working_directory", "workspace_scope", "git_url",
+            "git_branch", "git_depth", "git_credential", "git_push", "time_limit", "idle_limit",
             "cancel_grace", "exit_grace", "output_limit", "max_concurrent", "session_timeout", "shared_home",
         ]  # fmt: skip
         field_classes = {"enabled": SwitchField, "mcp_servers": ObjectFormField}

@@ -80,7 +80,7 @@ def version_of(run: Run) -> str:
 def current(run_id: UUID) -> Run | None:
     """The run as facts show it, without its large columns."""
     rows = Run.objects.select_related("agent", "session", "container", "requested_by")
-    return rows.defer("prompt", "config", "result").filter(public_id=run_id).first()
+    return rows.defer("prompt", "config", "result", "changes").filter(public_id=run_id).first()
 
 
 def fragment(item: Item, run: Run) -> str:

@@ -3,7 +3,7 @@
 import shlex
 from dataclasses import dataclass, replace
 
-from agents import machine
+from agents import machine, workspaces
 from agents.models.fields import write_seconds
 from agents.runtimes import AgentConfig, Conversation, DockerConfig, Paths, Request, RunError, human_size
 from agents.runtimes.base import Mask
@@ -48,7 +48,7 @@ def preview(config: AgentConfig) -> Preview:
 def placeholder(config: AgentConfig) -> Request:
     """A first run in a new session, without an id, a prompt or secrets."""
     state, name = machine.state(), config.name or UNNAMED
-    workspace = config.working_directory or str(state.workspace(name))
+    workspace = str(workspaces.of(replace(config, name=name)))
     return Request(
         run=RUN,
         agent=config,

@@ -68,7 +68,7 @@ def forget_secrets() -> None:
     for waiting in folder.iterdir() if folder.is_dir() else ():
         if waiting.name == FOLDER:
             continue
-        run = waiting.name.removesuffix(machine.KEPT)
+        run = waiting.name.partition(".")[0]
         if not Run.objects.filter(public_id=run).exclude(state__in=Run.TERMINAL).exists():
             machine.forget_credentials(run)
             shutil.rmtree(waiting, ignore_errors=True)

@@ -45,7 +45,7 @@ class Removal:
 
 def of_runs(runs: QuerySet[Run]) -> Removal:
     """What goes with these runs: live and waiting ones stay, a session goes with its last run."""
-    chosen = list(runs.select_related("agent", "session").defer("prompt", "config", "result"))
+    chosen = list(runs.select_related("agent", "session").defer("prompt", "config", "result", "changes"))
     going = [run for run in chosen if run.is_terminal]
     return removal(going, [run for run in chosen if not run.is_terminal], emptied(going))
 
@@ -53,7 +53,7 @@ def of_runs(runs: QuerySet[Run]) -> Removal:
 def of_session(session: Session) -> Removal:
     """What goes with a whole session; nothing while one of its runs has not ended."""
     rows = Run.objects.filter(Q(session=session) | Q(continues=session))
-    chosen = list(rows.select_related("agent").defer("prompt", "config", "result"))
+    chosen = list(rows.select_related("agent").defer("prompt", "config", "result", "changes"))
     staying = [run for run in chosen if not run.is_terminal]
     staying += Run.objects.filter(forks=session).exclude(state__in=Run.TERMINAL)
     return removal([], staying, []) if staying else removal(chosen, [], [session])
@@ -111,6 +111,7 @@ def remove(plan: Removal, witness: Witness) -> list[str]:
 def remove_run(run: Run, witness: Witness) -> list[str]:
     """One run with its events and its files; it may have gone meanwhile."""
     left = remove_folder(machine.state().run(str(run.public_id)))
+    left += remove_folder(machine.state().run_workspace(str(run.public_id)))
     if not left:
         with transaction.atomic():
             Event.objects.filter(run=run)._raw_delete(Event.objects.db)
@@ -135,7 +136,8 @@ def remove_session(session: Session, witness: Witness) -> list[str]:
         session.delete()
         witness(session)
     # A home may hold a million files: the database does not wait for them.
-    return remove_folder(home) + remove_folder(archive.folder(session))
+    left = remove_folder(machine.state().session_workspace(str(session.public_id)))
+    return left + remove_folder(home) + remove_folder(archive.folder(session))
 
 
 def set_aside(folder: Path) -> Path:

@@ -13,11 +13,11 @@ from django.core.exceptions import ValidationError
 from django.db.models import F
 from django.utils import timezone
 
-from agents import archive, attachments, machine
+from agents import archive, machine, workspaces
 from agents.models import Agent, Run, Session, rules
 from agents.models.fields import write_seconds
 from agents.models.rights import RUN
-from agents.runtimes import AgentConfig, Beneath, Conversation, Request, RunError, Runtime, homes
+from agents.runtimes import AgentConfig, Beneath, Conversation, Paths, Request, RunError, Runtime, homes
 
 TITLE_LENGTH = 120
 # Below the directory of what is about to be deleted: what agents have left in their homes.
@@ -129,6 +129,9 @@ def not_able(case: Case) -> str:
 
 def moved(case: Case) -> str:
     """A conversation goes on only where it began."""
+    scope, contained = case.config.workspace_scope, case.config.docker.enabled
+    if not contained and (scope == "run" or (scope == "session" and case.fork)):
+        return "It would work in another directory, and only in a container all are in the same place."
     there = case.runtime.inside(request_for(case.session, case.config).paths).workspace
     if case.session.working_directory == there:
         return ""
@@ -215,22 +218,20 @@ def in_use(run: Run) -> str:
     return f"{which} is in use by run {busy.short_id}." if busy else ""
 
 
-def workspace_of(config: AgentConfig) -> Path:
-    """The host's directory that an agent works in."""
-    return Path(config.working_directory or machine.state().workspace(config.name))
+def workspace_of(config: AgentConfig, session: Session | None = None, run: Run | None = None) -> Path:
+    """The host's directory that an agent works in: a run of it, a session of it, or any."""
+    return workspaces.of(config, session, run)
 
 
 def request_for(session: Session, config: AgentConfig, run: Run | None = None) -> Request:
     """The request of a run in a session, with the host's paths; without a run, to look around."""
-    state = machine.state()
-    workspace = str(workspace_of(config))
     run_id = str(run.public_id) if run else "none"
     return Request(
         run=run_id,
         agent=config,
         prompt=run.prompt if run else "",
         conversation=conversation(session, run),
-        paths=replace(state.paths(run_id, session.home, workspace), shared=machine.shared(config)),
+        paths=paths_of(session, config, run),
         secrets=machine.credentials(run_id) if run else {},
         attempt=run.attempt if run else 1,
         adopt=bool(run and begun(run)),
@@ -240,6 +241,13 @@ def request_for(session: Session, config: AgentConfig, run: Run | None = None) -
 def begun(run: Run) -> bool:
     """Whether its agent has been started before, or is never to be."""
     return bool(run.started_at or run.state == Run.State.CANCELLING)
+
+
+def paths_of(session: Session, config: AgentConfig, run: Run | None = None) -> Paths:
+    """The host's directories of a run in a session."""
+    run_id = str(run.public_id) if run else "none"
+    paths = machine.state().paths(run_id, session.home, str(workspace_of(config, session, run)))
+    return replace(paths, shared=machine.shared(config))
 
 
 def conversation(session: Session, run: Run | None) -> Conversation:
@@ -260,9 +268,10 @@ def settle(run: Run, config: AgentConfig, runtime: Runtime) -> tuple[Session, Re
     if request.adopt:
         return session, request
     check_again(config)
+    workspaces.note(run, request.paths.workspace)
     machine.state().make(request.paths, owner(request))
     make_ready(run, request, runtime)
-    return session, attachments.place(run, request, runtime, owner(request))
+    return session, request
 
 
 def check_source(run: Run, config: AgentConfig) -> None:
@@ -304,6 +313,7 @@ def check_again(config: AgentConfig) -> None:
     check_mounts(config)
     check_working_directory(config)
     check_shared_home(config)
+    workspaces.check(config)
 
 
 def check_shared_home(config: AgentConfig) -> None:
@@ -346,7 +356,7 @@ def new_session(run: Run, config: AgentConfig, runtime: Runtime) -> Session:
         forked_from=run.forks,
     )
     session.home = machine.state().home(config.name, str(session.public_id))
-    session.working_directory = runtime.inside(request_for(session, config).paths).workspace
+    session.working_directory = runtime.inside(paths_of(session, config, run)).workspace
     session.save()
     return session
 
@@ -361,7 +371,8 @@ def by_hand(run: Run) -> str:
     if run.session is None:
         return ""
     config = run.agent_config
-    return shlex.join(machine.runtime(config).by_hand(request_for(run.session, config)))
+    request = replace(request_for(run.session, config), paths=paths_of(run.session, config, run))
+    return shlex.join(machine.runtime(config).by_hand(request))
 
 
 def beneath(request: Request) -> Beneath:

@@ -16,7 +16,7 @@ from uuid import uuid4
 
 from redis.exceptions import RedisError
 
-from agents import doctor, jobs, machine, sessions
+from agents import doctor, jobs, machine, sessions, workspaces
 from agents.doctor import Finding, Status
 from agents.models import Agent
 from agents.runtimes import AgentConfig, Conversation, Paths, Request, RunError, Sight, bare, look
@@ -64,7 +64,7 @@ def examine(
     config = AgentConfig.from_json(agent.freeze())
     if not agent.enabled:
         yield Finding("enabled", "warn", "The agent is switched off: nothing starts it.", "Switch it on.")
-    places = [examine_working_directory(config), *examine_mounts(config)]
+    places = [examine_working_directory(config), *examine_repository(config), *examine_mounts(config)]
     yield from places
     yield credentials() if bare(config.runtime).needs_credentials else NO_CREDENTIALS
     image = examine_image(config)
@@ -84,6 +84,19 @@ def examine_working_directory(config: AgentConfig) -> Finding:
     except RunError as error:
         return Finding(name, "fail", str(error), "Create it, choose another, or leave the field empty.")
     return Finding(name, "ok", f"{config.working_directory} is there and allowed.")
+
+
+def examine_repository(config: AgentConfig) -> Iterator[Finding]:
+    """Whether a run may use it from here; only a run shows whether it can be fetched."""
+    if not config.git_url:
+        return
+    try:
+        workspaces.check(config)
+    except RunError as error:
+        yield Finding("git_url", "fail", str(error), "Change git_url, git_credential or docker.enabled.")
+    else:
+        named = f", and {config.git_credential} is set here" if config.git_credential else ""
+        yield Finding("git_url", "ok", f"{config.git_url} is allowed{named}. A run fetches it.")
 
 
 def examine_mounts(config: AgentConfig) -> Iterator[Finding]:
@@ -199,8 +212,8 @@ def look_around(config: AgentConfig) -> Sight:
     # Never in a container that is kept for runs.
     config = replace(config, docker=replace(config.docker, ephemeral=True, keep_failed=0))
     folder = machine.state().trials() / str(uuid4())
-    workspace = config.working_directory or machine.state().workspace(config.name)
-    if not Path(workspace).is_dir():
+    workspace = sessions.workspace_of(config)
+    if not workspace.is_dir():
         workspace = folder / "workspace"
     paths = Paths(workspace=str(workspace), home=str(folder / "home"), run=str(folder / "in"))
     try:

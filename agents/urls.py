@@ -30,6 +30,7 @@ urlpatterns = [
     path("runs/<uuid:public_id>/markdown/", runs.run_markdown, name="run_markdown"),
     path("runs/<uuid:public_id>/output/", runs.run_output, name="run_output"),
     path("runs/<uuid:public_id>/errors/", runs.run_errors, name="run_errors"),
+    path("runs/<uuid:public_id>/patch/", runs.run_patch, name="run_patch"),
     path("runs/<uuid:public_id>/events/", events.run_events, name="run_events"),
     path("runs/<uuid:public_id>/stream/", events.run_stream, name="run_stream"),
     path("runs/<uuid:public_id>/events/<int:seq>/image/<int:place>/", images.run_image, name="run_image"),

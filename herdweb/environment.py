@@ -38,6 +38,8 @@ class Environment(BaseSettings):
     herdweb_redis_url: str = ""
     herdweb_instance: str = Field(default="", pattern=r"^[a-z0-9]{0,16}$")
     herdweb_pass_env: str = "ANTHROPIC_API_KEY,CLAUDE_CODE_OAUTH_TOKEN,ANTHROPIC_BASE_URL"
+    herdweb_git_env: str = "GIT_TOKEN"
+    herdweb_git_ca: str = ""
     herdweb_image: str = "herdweb/agent"
     herdweb_container_user: str = Field(default="", pattern=r"^(\d+:\d+)?$")
     herdweb_mount_roots: str = ""
@@ -131,6 +133,11 @@ class Environment(BaseSettings):
     def pass_env(self) -> list[str]:
         """Names of the variables that reach an agent's process."""
         return names(self.herdweb_pass_env)
+
+    @cached_property
+    def git_env(self) -> list[str]:
+        """Names of the variables that may hold a credential for git."""
+        return names(self.herdweb_git_env)
 
     @cached_property
     def mount_roots(self) -> list[str]:

@@ -46,6 +46,7 @@ PAGES = {
     "run_markdown": (OBJECT, NOBODY),
     "run_output": (OBJECT, NOBODY),
     "run_errors": (OBJECT, NOBODY),
+    "run_patch": ("L 404 404 404 404", NOBODY),
     "run_events": (SCRIPTS, "405 405 405 405 405"),
     "run_stream": ("401 - 404 - -", "405 405 405 405 405"),
     "run_image": ("L 404 404 404 404", NOBODY),

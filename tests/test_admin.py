@@ -152,7 +152,12 @@ def test_an_operator_cannot_change_what_a_container_reaches(
         "env": "A=1",
     }
     typed = filled(
-        operator, path, working_directory="/", **{f"docker-0-{key}": text for key, text in attack.items()}
+        operator,
+        path,
+        working_directory="/",
+        git_url="https://host/x",
+        git_credential="GIT_TOKEN",
+        **{f"docker-0-{key}": text for key, text in attack.items()},
     )
     assert operator.post(path, typed).status_code == 302
     assert Agent.objects.get().freeze() == before
@@ -173,7 +178,7 @@ def test_an_operator_sees_what_is_for_administrators_but_no_boxes(
     assert "herdweb/agent" in html
     for name in (
         *(f"docker-0-{field}" for field in DockerSettings.ADMINISTRATOR_FIELDS),
-        "working_directory",
+        *Agent.ADMINISTRATOR_FIELDS,
     ):
         assert f'name="{name}"' not in html
 

@@ -200,11 +200,7 @@ def test_of_an_import_that_breaks_off_nothing_is_left(
 @pytest.mark.parametrize(
     ("agent", "path", "complaint"),
     [
-<<<<<<< HEAD
-        ("claude", "gone", "There is no file or directory"),
-=======
         ("claude", "gone.jsonl", "There is no file or directory"),
->>>>>>> transcripts
         ("claude", "", "There are no transcripts"),
         ("echoing", "", "The runtime echo has no transcripts"),
         ("nobody", "", "There is no agent named 'nobody'"),

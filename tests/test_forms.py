@@ -94,6 +94,56 @@ AGENT = [
     ("mcp_servers", '{"a": {"command": 1e999}}', "no NaN and no infinite"),
     ("working_directory", "/etc", "/etc is outside the allowed roots."),
     ("working_directory", "x", "is not an absolute path"),
+    ("workspace_scope", "fleet", "Choose: agent, session, run."),
+    *[
+        ("git_url", text, "is not the address of a git repository")
+        for text in (
+            "git://host/x",
+            "http://host/x",
+            "ssh://host/x",
+            "git@host:x",
+            "ext::sh -c id",
+            "--upload-pack=id",
+            "https://host",
+            "https://host/x y",
+            "https://host/x?token=1",
+            "https://host/x#y",
+            "file://host/x",
+            "file:///srv/%2e%2e/etc",
+            "/srv/x",
+            "https://h\u00f6st/x",
+        )
+    ],
+    ("git_url", "https://me:secret@host/x", "must not hold a name or a password"),
+    ("git_url", "file:///etc", "/etc is outside the allowed roots."),
+    *[
+        ("git_branch", text, "is not a branch's name")
+        for text in (
+            "-x",
+            "a..b",
+            "/a",
+            "a/",
+            "a//b",
+            ".a",
+            "a/.b",
+            "a.lock",
+            "a b",
+            "a~1",
+            "a:b",
+            "@{u}",
+            "x.",
+        )
+    ],
+    ("git_depth", "0", "greater than or equal to 1"),
+    ("git_credential", "HERDWEB_SECRET_KEY", "HERDWEB_GIT_ENV lists: GIT_TOKEN."),
+    *[
+        ("git_push", text, "needs one of the placeholders")
+        for text in ("main", "{run", "{branch}", "{}", "{0}/{run}")
+    ],
+    *[
+        ("git_push", text, "is not a branch's name")
+        for text in ("-{run}", "x {run}", "{{run}}", "{run}..", "{run}/{")
+    ],
 ]
 
 DOCKER = [

@@ -59,6 +59,7 @@ NO_PAGES = {
     "run_markdown": "a download",
     "run_output": "a download",
     "run_errors": "a download",
+    "run_patch": "a download",
     "run_events": "JSON, for the page of a run",
     "run_stream": "a stream, for the page of a run",
     "run_image": "a picture, on the page of a run",
@@ -140,6 +141,7 @@ def world(make_agent: MakeAgent, person: Person, image: str, admin: User) -> Wor
     live = going(jobs.submit(agent, "Review the branch feature/search."))
     waiting = jobs.submit(agent, "Review the branch feature/paging as well.")
     waiting.wait(f"Agent limit 1/1: run {live.short_id} is live.")
+    changed_by(run)
     forgetful = execute(jobs.submit(make_agent("parrot"), "Say this."))
     archived(forgetful)
     Audit.note(admin, Audit.Deed.CHANGED, "agent reviewer", detail="Changed model.", agent=agent)
@@ -180,6 +182,24 @@ def archived(run: Run) -> None:
     for text in (b"one\ntwo\n", b"three\n"):
         home.write({"talk.jsonl": text})
         archive.store(run.session, home, "talk.jsonl", run)
+
+
+def changed_by(run: Run) -> None:
+    """As a run is that worked in a clone and pushed what it did."""
+    patch = b"diff --git a/a.py b/a.py\n--- a/a.py\n+++ b/a.py\n@@ -1,2 +1,2 @@\n one\n-two\n+three\n"
+    machine.state().patch(str(run.public_id)).write_bytes(patch)
+    files = [
+        {"path": "a.py", "was": "", "status": "M", "added": 1, "removed": 1},
+        {"path": "logo.png", "was": "picture.png", "status": "R", "added": None, "removed": None},
+    ]
+    changes = {
+        "branch": "main", "base": "a" * 40, "start": "a" * 40, "head": "b" * 40, "end": "c" * 40,
+        "files": files, "file_count": 2, "added": 1, "removed": 1, "commit_count": 1,
+        "commits": [{"id": "b" * 40, "author": "reviewer", "subject": "Count to three"}],
+        "patch_bytes": len(patch), "patch_cut": False, "left_out": ["film.mp4"],
+        "push": {"branch": "herdweb/x", "commit": "c" * 40, "problem": "The server did not answer."},
+    }  # fmt: skip
+    Run.objects.filter(pk=run.pk).update(changes=changes)
 
 
 def going(run: Run) -> Run:

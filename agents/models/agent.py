@@ -56,6 +56,13 @@ class Agent(models.Model):
         READ_ONLY = "ro", "a home that people fill, read only"
         READ_WRITE = "rw", "a home that the agent itself may change, too"
 
+    class Scope(models.TextChoices):
+        """Who works in the same workspace."""
+
+        AGENT = "agent", "agent: all sessions in the same one"
+        SESSION = "session", "session: each session in one of its own"
+        RUN = "run", "run: each run in a fresh one"
+
     name = models.CharField(
         max_length=200,
         validators=[rules.agent_name],
@@ -123,6 +130,37 @@ class Agent(models.Model):
         validators=[rules.working_directory],
         help_text="A host directory below the allowed roots. Empty: a workspace of the agent's own.",
     )
+    workspace_scope = models.CharField(
+        max_length=10, choices=Scope, default=Scope.AGENT, help_text="Who works in the same workspace."
+    )
+    git_url = models.CharField(
+        "git repository",
+        max_length=500,
+        blank=True,
+        validators=[rules.git_url],
+        help_text="Cloned into the workspace, in a container: https://… or file:///… Empty: none.",
+    )
+    git_branch = models.CharField(
+        max_length=200, blank=True, validators=[rules.git_ref], help_text="Empty: the repository's own."
+    )
+    git_depth = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1), MaxValueValidator(1_000_000)],
+        help_text="So many commits, of this branch alone. Empty: the whole history.",
+    )
+    git_credential = models.CharField(
+        max_length=128,
+        blank=True,
+        validators=[rules.git_credential],
+        help_text="The name of a variable of the workers that holds token or user:token; not the agent's.",
+    )
+    git_push = models.CharField(
+        max_length=200,
+        blank=True,
+        validators=[rules.git_push],
+        help_text="A branch to push changes to after a success, like herdweb/{agent}/{run}. Empty: none.",
+    )
     time_limit = SecondsField(
         default=3600, validators=[Between(1, 7 * DAY, write_seconds)], help_text="Wall clock, like 30m or 2h."
     )
@@ -188,6 +226,9 @@ class Agent(models.Model):
             )
         ]
 
+    # What an agent's workspace is made of, and where from its work goes, is for administrators alone.
+    ADMINISTRATOR_FIELDS = ("working_directory", "git_url", "git_credential", "git_push", "groups")
+
     docker: "DockerSettings"
 
     def __str__(self) -> str:
@@ -201,6 +242,21 @@ class Agent(models.Model):
         """Rules between fields."""
         if self.runtime and bare(self.runtime).uses_command and not self.command:
             raise ValidationError({"command": "The Command runtime needs a program to execute."})
+        self._clean_workspace()
+
+    def _clean_workspace(self) -> None:
+        """A host directory and a clone exclude each other, and a clone for all takes one run at a time."""
+        if self.working_directory and self.git_url:
+            raise ValidationError({"git_url": "Leave this or working_directory empty: a run works in one."})
+        if self.working_directory and self.workspace_scope != self.Scope.AGENT:
+            raise ValidationError({"workspace_scope": "A host directory is the same for all: choose agent."})
+        if self.git_url and self.workspace_scope == self.Scope.AGENT and self.max_concurrent > 1:
+            raise ValidationError(
+                {
+                    "max_concurrent": "Must be 1: all runs work in the same clone. Or choose a workspace per"
+                    " session or run."
+                }
+            )
 
     def freeze(self) -> dict[str, Any]:
         """The configuration as JSON, as a run keeps it; `AgentConfig.from_json` reads it."""
@@ -214,6 +270,7 @@ class Agent(models.Model):
 PLAIN_FIELDS = (
     "name", "runtime", "command", "model", "system_prompt", "system_prompt_mode", "permission_mode",
     "allowed_tools", "denied_tools", "max_turns", "mcp_servers", "setting_sources", "working_directory",
+    "workspace_scope", "git_url", "git_branch", "git_depth", "git_credential", "git_push",
     "time_limit", "idle_limit", "cancel_grace", "exit_grace", "output_limit",
     "session_timeout", "shared_home",
 )  # fmt: skip
@@ -221,6 +278,9 @@ DOCKER_FIELDS = (
     "enabled", "image", "network", "memory", "cpus", "pids_limit", "user", "workspace_mode", "tmpfs",
     "mounts", "env", "labels", "ephemeral", "container_scope", "max_containers", "keep_failed",
 )  # fmt: skip
+
+
+GIT_NEEDS_DOCKER = "Must be on: the agent has a git workspace, and that is handled in containers only."
 
 
 def default_image() -> str:
@@ -321,3 +381,9 @@ class DockerSettings(models.Model):
 
     def __str__(self) -> str:
         return f"{self.agent.name}: {self.image if self.enabled else 'no container'}"
+
+    def clean(self) -> None:
+        """What of the agent needs a container."""
+        agent = getattr(self, "agent", None)
+        if agent and agent.git_url and not self.enabled:
+            raise ValidationError({"enabled": GIT_NEEDS_DOCKER})

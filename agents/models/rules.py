@@ -10,6 +10,7 @@ import posixpath
 import re
 from collections.abc import Iterable, Sized
 from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
@@ -28,6 +29,11 @@ USER = re.compile(r"([0-9]{1,10}):([0-9]{1,10})")
 TMPFS_OPTION = re.compile(
     r"(rw|ro|exec|noexec|nosuid|nodev|size=([1-9][0-9]{0,14})([kmg]?)|mode=[01]?[0-7]{3})"
 )
+
+GIT_URL = re.compile(r"https://[^\s/?#\\]+/[^\s?#\\]+|file:///[^\s?#%\\]+")
+GIT_REF = re.compile(r"(?:[A-Za-z0-9_.][A-Za-z0-9_.-]*/)*[A-Za-z0-9_.][A-Za-z0-9_.-]*")
+# Each with a value of the longest kind.
+GIT_PLACEHOLDERS = {"agent": "a" * 63, "session": "0" * 8, "run": "0" * 8, "date": "2000-01-01"}
 
 PROMPT_LIMIT = 1024**2
 VALUE_LIMIT = 32 * 1024
@@ -183,6 +189,56 @@ def working_directory(value: str) -> None:
     resolved = host_directory(value)
     if not Path(resolved).is_dir():
         raise ValidationError(f"{value} is not a directory on this host.")
+
+
+def git_url(value: str) -> None:
+    """Where a git repository is: https, or a directory of this host below the allowed roots."""
+    storable(value)
+    if not value.isprintable() or not value.isascii() or not GIT_URL.fullmatch(value):
+        raise ValidationError(
+            f"{value!r} is not the address of a git repository. Write https://host/path, or file:///path for"
+            " one on this host; other protocols are refused."
+        )
+    parts = urlsplit(value)
+    if "@" in parts.netloc:
+        raise ValidationError(
+            "The address must not hold a name or a password: it is shown on pages. Put the password into a"
+            " variable of the workers, and the variable's name into git_credential."
+        )
+    if parts.scheme == "file" and not Path(host_directory(parts.path)).is_dir():
+        raise ValidationError(f"{parts.path} is not a directory on this host.")
+
+
+def git_ref(value: str) -> None:
+    """A branch's name as git allows it, of characters that need no quoting anywhere."""
+    parts = value.split("/")
+    bad = any(not part or part.startswith(".") or part.endswith((".", ".lock")) for part in parts)
+    if bad or ".." in value or not GIT_REF.fullmatch(value):
+        raise ValidationError(
+            f"{value!r} is not a branch's name: A-Z, a-z, 0-9 . _ - and / between its parts, which begin with"
+            " no dot or dash and do not end with a dot or .lock."
+        )
+
+
+def git_push(value: str) -> None:
+    """A branch's name with placeholders, at least one, so that it is nobody's own branch."""
+    names = re.findall(r"\{([^{}]*)\}", value)
+    if not names or set(names) - set(GIT_PLACEHOLDERS):
+        raise ValidationError(
+            f"{value!r} needs one of the placeholders {{agent}}, {{session}}, {{run}} and {{date}}, and no"
+            " others, like herdweb/{agent}/{run}."
+        )
+    git_ref(value.format_map(GIT_PLACEHOLDERS) if value.count("{") == len(names) else value)
+
+
+def git_credential(value: str) -> None:
+    """The name of a variable that the workers may give away."""
+    allowed = settings.HERDWEB_GIT_ENV
+    if value not in allowed:
+        raise ValidationError(
+            f"{value!r} is not allowed. Give the name of a variable of the workers' environment that"
+            f" HERDWEB_GIT_ENV lists: {', '.join(allowed) or 'it lists none'}."
+        )
 
 
 def image(value: str) -> None:

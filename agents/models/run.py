@@ -102,6 +102,13 @@ class Run(models.Model):
         Container, null=True, blank=True, on_delete=models.SET_NULL, related_name="runs"
     )
 
+    workspace = models.CharField(
+        max_length=1000,
+        blank=True,
+        help_text="Where it worked: relative to the state directory, or a directory of the host.",
+    )
+    changes = models.JSONField(default=dict, blank=True, help_text="What it did to a git workspace.")
+
     state = models.CharField(max_length=12, choices=State, default=State.QUEUED)
     reason = models.TextField(blank=True)
     suspect = models.BooleanField(default=False)

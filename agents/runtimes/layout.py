@@ -3,6 +3,13 @@
 docker-sessions/<agent>/<session>/   the home of one session, mounted alone
 agent-homes/<agent>/                 what all sessions of an agent share, if it has such a home
 workspaces/<agent>/                  what the agent works on
+workspaces/<agent>/                  what the agent works on, if all its sessions share it
+git-workspaces/<agent>/<key>/        the same of a git repository
+session-workspaces/<session>/<key>/  what one session works on
+run-workspaces/<run>/<key>/          what one run works on
+git-mirrors/<agent>/<key>/           a copy of a git repository that no agent sees
+runs/<run>/git/                      what the change of a run is captured with, gone when that is done
+runs/<run>/changes.patch             what the run changed in a git workspace
 runs/<run>/output.jsonl, stderr.log  what it printed, byte for byte
 runs/<run>/in/                       what it was given: prompt, start script
 runs/<run>/attachments/              files that people gave it, as they were given
@@ -47,6 +54,26 @@ class StateDir:
     def removed(self) -> Path:
         """Where things wait for being deleted, out of everybody's reach."""
         return self.path / "removed"
+
+    def git_workspace(self, agent: str) -> Path:
+        """The same for clones, each below it."""
+        return self.path / "git-workspaces" / agent
+
+    def session_workspace(self, session: str) -> Path:
+        """All that a session of an agent with a workspace per session works on."""
+        return self.path / "session-workspaces" / session
+
+    def run_workspace(self, run: str) -> Path:
+        """All that a run of an agent with a workspace per run works on."""
+        return self.path / "run-workspaces" / run
+
+    def git_mirror(self, agent: str) -> Path:
+        """Copies of an agent's repositories, each below it."""
+        return self.path / "git-mirrors" / agent
+
+    def patch(self, run: str) -> Path:
+        """What a run changed in a git workspace."""
+        return self.run(run) / "changes.patch"
 
     def run(self, run: str) -> Path:
         """The files of one run."""

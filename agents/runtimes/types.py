@@ -70,6 +70,12 @@ class AgentConfig:
     mcp_servers: Mapping[str, Any] = field(default_factory=dict)
     setting_sources: tuple[str, ...] = ()
     working_directory: str = ""
+    workspace_scope: str = "agent"
+    git_url: str = ""
+    git_branch: str = ""
+    git_depth: int | None = None
+    git_credential: str = ""
+    git_push: str = ""
     time_limit: int = 3600
     idle_limit: int = 600
     cancel_grace: int = 10

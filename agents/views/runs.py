@@ -15,7 +15,17 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
 from django.views.decorators.http import require_POST, require_safe
 
-from agents import attachments, export, jobs, live, machine, search, sessions, transcript
+from agents import (
+    attachments,
+    changes,
+    export,
+    jobs,
+    live,
+    machine,
+    search,
+    sessions,
+    transcript,
+)
 from agents.forms import RunForm, as_asked, differences
 from agents.lists import RunList
 from agents.models import Event, Run
@@ -31,7 +41,8 @@ CHUNK = 256 * 1024
 
 def listed(runs: QuerySet[Run]) -> QuerySet[Any]:
     """Runs as lists show them: the beginnings of their large texts only."""
-    lean = runs.defer("prompt", "config", "result", "reason").select_related("agent", "requested_by")
+    lean = runs.defer("prompt", "config", "result", "reason", "changes")
+    lean = lean.select_related("agent", "requested_by")
     return lean.annotate(opening=Left("prompt", 200), why=Left("reason", 200))
 
 
@@ -59,6 +70,7 @@ def run(request: HttpRequest, public_id: UUID) -> HttpResponse:
         "run": found,
         "config": found.agent_config,
         "obstacle": live.obstacle(found),
+        "changes": changes.of(found),
         "items": transcript.items(found, events, at_end=at_end, whole=place.whole),
         "first": first,
         "last": last,
@@ -203,12 +215,20 @@ async def run_errors(request: HttpRequest, public_id: UUID) -> StreamingHttpResp
     return download(path, found.stderr_bytes, f"run-{found.short_id}-stderr.log")
 
 
+@require_safe
+async def run_patch(request: HttpRequest, public_id: UUID) -> StreamingHttpResponse:
+    """What a run changed in its git workspace, for `git apply`."""
+    found = await aseen(request, Run.objects.all(), public_id=public_id)
+    size = found.changes.get("patch_bytes", 0)
+    return download(machine.state().patch(str(public_id)), size, f"run-{found.short_id}.patch")
+
+
 def download(path: Path, size: int, name: str) -> StreamingHttpResponse:
     """What is recorded of a file; a browser never takes it for a page."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     except OSError:
-        raise Http404("Nothing was printed, or its file is gone.") from None
+        raise Http404("There was nothing, or its file is gone.") from None
     length = min(size, os.fstat(descriptor).st_size)
     headers = {
         "Content-Disposition": f'attachment; filename="{name}"',

@@ -77,6 +77,8 @@ def save(name: str, given: dict[str, str]) -> tuple[str, Agent, DockerSettings]:
     docker = DockerSettings.objects.filter(agent=agent).first() if agent else None
     before = agent_json(agent, docker) if agent and docker else None
     plain, inside = bound(AgentForm, agent, given), bound(DockerSettingsForm, docker, given, DOCKER)
+    # The settings are judged beside the agent as it is going to be.
+    inside.instance.agent = plain.instance
     if not all([plain.is_valid(), inside.is_valid()]):
         raise refused("Nothing was saved.", ("", plain), (DOCKER, inside))
     if agent_json(plain.instance, inside.instance) == before:

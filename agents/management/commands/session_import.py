@@ -1,38 +1,16 @@
-<<<<<<< HEAD
-"""Take over sessions that were kept or held elsewhere."""
-=======
 """Make sessions of what was brought from elsewhere."""
->>>>>>> transcripts
 
-from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
 from django.core.exceptions import ValidationError
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from agents import bundle, foreign
 from agents.management.terminal import as_text, find_agent, one_line, operator
 from agents.models import Agent
 from agents.models.fields import parse_size
 from agents.runtimes import RunError
-<<<<<<< HEAD
-
-
-class Command(BaseCommand):
-    """By the kind of the path: a file of session_export, or transcripts of Claude Code."""
-
-    help = (
-        "Make sessions of an agent from what was brought from elsewhere. PATH is a file of session_export"
-        " (.herdweb.gz), or transcripts of Claude Code that were made outside herdweb: a ~/.claude/projects"
-        " folder, one project of it, or one .jsonl file. Nothing is overwritten."
-    )
-
-    def add_arguments(self, parser: ArgumentParser) -> None:
-        """AGENT and PATH."""
-        parser.add_argument("agent", metavar="AGENT")
-        parser.add_argument("path", metavar="PATH", type=Path)
-=======
 
 TRANSCRIPT = ".jsonl"
 
@@ -50,32 +28,13 @@ class Command(BaseCommand):
         """AGENT and PATH."""
         parser.add_argument("agent", metavar="AGENT")
         parser.add_argument("path", metavar="PATH")
->>>>>>> transcripts
         parser.add_argument(
             "--at-most",
             metavar="SIZE",
             default="4g",
-            help="refuse a file of session_export that unpacks to more, like 500m or 20g; default: 4g",
+            help="refuse a file that unpacks to more, like 500m or 20g; default: 4g",
         )
         parser.add_argument(
-<<<<<<< HEAD
-            "--dry-run", action="store_true", help="only say what would become of each transcript"
-        )
-        parser.add_argument("--json", action="store_true", help="print one JSON object a session")
-
-    def handle(self, *, agent: str, path: Path, at_most: str, dry_run: bool, json: bool, **_: Any) -> None:
-        """By the kind of PATH."""
-        found, most = find_agent(agent), size(at_most)
-        if path.is_dir() or path.suffix == ".jsonl":
-            self._foreign(found, path, dry_run=dry_run, json=json)
-        elif dry_run:
-            raise CommandError("--dry-run is for transcripts; a file of session_export is checked anyway.")
-        else:
-            self._own(found, path, most, json=json)
-
-    def _own(self, agent: Agent, path: Path, most: int, *, json: bool) -> None:
-        """The session's id and the path of its page."""
-=======
             "--dry-run", action="store_true", help="of transcripts, only say what would become of each"
         )
         parser.add_argument("--json", action="store_true", help="print one JSON object a transcript")
@@ -92,49 +51,11 @@ class Command(BaseCommand):
 
     def _ours(self, agent: Agent, path: Path, most: int) -> None:
         """Print the session's id and the path of its page."""
->>>>>>> transcripts
         try:
             session = bundle.take_in(agent, path, operator(), most)
         except bundle.Refused as error:
             raise CommandError(one_line(f"Nothing was imported. {error}")) from error
-        said = {"session": str(session.public_id), "url": session.get_absolute_url()}
-        self.stdout.write(as_text(said) if json else "\n".join(said.values()))
-
-    def _foreign(self, agent: Agent, path: Path, *, dry_run: bool, json: bool) -> None:
-        """A line for each transcript, with its notes below it."""
-        try:
-            importer = foreign.Importer(agent, operator(), dry_run=dry_run)
-            for file in foreign.transcripts(path):
-                report = importer.take(file)
-                lines = [as_text(as_json(report))] if json else as_lines(report)
-                self.stdout.write("\n".join(lines))
-        except (RunError, OSError) as error:
-            raise CommandError(one_line(str(error))) from error
-
-
-def as_lines(report: foreign.Report) -> list[str]:
-    """For people."""
-    told = f"{report.verdict}: {foreign.shown(report.path)}"
-    detail = f" ({report.facts.lines} lines)" if report.facts.lines else ""
-    session = f" → session {report.session}" if report.session else ""
-    reason = f": {report.reason}" if report.reason else ""
-    return [one_line(told + detail + session + reason), *(one_line(f"    {note}") for note in report.notes)]
-
-
-def as_json(report: foreign.Report) -> dict[str, Any]:
-    """For programs."""
-    facts = report.facts
-    return {
-        "path": foreign.shown(report.path),
-        "verdict": report.verdict,
-        "reason": report.reason,
-        "session": report.session or None,
-        "run": report.run or None,
-        "lines": facts.lines,
-        "malformed": facts.malformed,
-        "turns": facts.turns,
-        "notes": list(report.notes),
-    }
+        self.stdout.write(f"{session.public_id}\n{session.get_absolute_url()}")
 
     def _foreign(self, agent: Agent, path: Path, *, dry_run: bool, json: bool) -> None:
         """A line for each transcript, with its notes below it."""
