@@ -320,7 +320,7 @@ def test_what_is_no_such_file_is_refused(kind: str, agent: Agent, tmp_path: Path
         "empty": path.touch,
     }
     make[kind]()
-    words = {"text": "It is not a gzip file.", "empty": "It is cut"}
+    words = {"text": "It is not a gzip file.", "empty": "It is cut", "folder": "has no transcripts"}
     assert words.get(kind, f"{path} is no file.") in refusal(path)
 
 
