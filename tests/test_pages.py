@@ -91,7 +91,7 @@ def everywhere(run: Run) -> list[str]:
 def pages(run: Run) -> list[str]:
     """Addresses that answer a GET with HTML."""
     posts = ("cancel/", "again/", "bulk/", "delete/", "stop/", "rename/", "restore/", "save/", "forget/")
-    others = ("markdown/", "output/", "errors/", "events/", "stream/", "download/", "picture/", *posts)
+    others = ("markdown/", "jsonl/", "conversation/now/", "output/", "errors/", "events/", "stream/", "download/", "picture/", *posts)
     return [
         path
         for path in everywhere(run)
