@@ -80,6 +80,8 @@
     setTimeout(draw, 40);
   };
   const replace = (html) => {
+    // What stands above the events may grow.
+    const follow = complete && atEnd();
     parse(html)
       .querySelectorAll("[data-part]")
       .forEach((part) => {
@@ -88,6 +90,7 @@
         old.replaceWith(part);
         if (part.dataset.state) showState(part.dataset);
       });
+    if (follow) toEnd();
   };
   // The tab says it, too; and whoever wants to know hears of it once.
   const showState = ({ state, icon, terminal }) => {
