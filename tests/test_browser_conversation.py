@@ -252,15 +252,14 @@ def test_a_refused_message_stays_where_it_was_typed(
     chromium: Browser, web: str, admin: User, make_agent: MakeAgent
 ) -> None:
     session = opened(make_agent(runtime="command", command=["cat"]), "first")
-    Agent.objects.update(enabled=False)
     with visitor(chromium, web, "admin") as (page, complaints):
         complaints.expected[f"{web}{address(session)}"] = 422
         page.goto(address(session))
         field = page.get_by_role("textbox", name="Message to")
-        field.fill("keep this")
+        field.fill(" \n ")
         field.press("Control+Enter")
-        expect(page.get_by_text("is switched off")).to_be_visible()
-        expect(field).to_have_value("keep this")
+        expect(page.get_by_text("Type a message first.")).to_be_visible()
+        expect(field).to_have_value(" \n ")
         assert complaints.found == []
 
 

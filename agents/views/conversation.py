@@ -16,7 +16,7 @@ from agents.conversation import Place, Window, place_of
 from agents.forms import RunForm
 from agents.models import Run, Session
 from agents.models.rights import RUN
-from agents.sessions import why_not
+from agents.sessions import verdict
 from agents.transcript import LARGEST_SEQ
 from agents.views.access import aseen, demand, seen
 
@@ -65,17 +65,15 @@ def state_of(found: Session) -> dict[str, Any]:
     """What changes while the page is open: who works, who waits, and whether a message can be sent."""
     runs = conversation.runs_of(found)
     waiting = list(lean(turns.waiting(found.pk))[: conversation.SHOWN + 1])
-    refusal = why_not(found, found.agent)
-    refusal_to_fork = why_not(found, found.agent, fork=True) if refusal else ""
+    judged = verdict(found, found.agent)
     return {
         "session": found,
         "live": conversation.shown().filter(pk__in=runs.filter(state__in=Run.LIVE)).first(),
         "waiting": waiting[: conversation.SHOWN],
         "more_waiting": len(waiting) > conversation.SHOWN,
         "held_up": live.obstacle(waiting[0]) if waiting else "",
-        "why_not": refusal,
-        "why_not_fork": refusal_to_fork,
-        "mode": RunForm.CONTINUE if not refusal else RunForm.FORK if not refusal_to_fork else "",
+        "why_not": judged.continuing,
+        "mode": RunForm.CONTINUE if judged.may_continue else RunForm.FORK if judged.may_fork else "",
     }
 
 
