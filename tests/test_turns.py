@@ -137,6 +137,6 @@ def test_what_a_live_run_has_not_written_yet_keeps_nobody_from_writing_the_next_
     )  # fmt: skip
     Run.objects.filter(pk=run.pk).update(state="running", session=session)
     assert sessions.why_not(session, agent) == ""
-    assert "transcript is missing" in sessions.why_not(session, agent, fork=True)
+    assert "is gone" in sessions.why_not(session, agent, fork=True)
     Run.objects.filter(pk=run.pk).update(state="failed")
-    assert "transcript is missing" in sessions.why_not(session, agent)
+    assert "is gone" in sessions.why_not(session, agent)
