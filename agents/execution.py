@@ -12,7 +12,7 @@ from typing import BinaryIO
 from django.db import OperationalError, transaction
 from django.utils import timezone
 
-from agents import archive, kept, machine, sessions, witness
+from agents import archive, kept, machine, sessions, turns, witness
 from agents.models import Agent, Container, LeaseLost, Run, Session
 from agents.models.fields import write_seconds
 from agents.runtimes import (
