@@ -6,7 +6,7 @@ from typing import Any
 
 from django.db.models import Model
 
-from agents.models import Agent, Container, DockerSettings, Event, Run
+from agents.models import Agent, Container, DockerSettings, Event, Run, Session
 from agents.models.agent import DOCKER_FIELDS
 
 AGENT_FIELDS = (
@@ -45,6 +45,23 @@ def run_json(run: Run) -> dict[str, Any]:
         "output_tokens": run.output_tokens,
         "events": run.event_count,
         "output_bytes": run.output_bytes,
+    }
+
+
+def session_json(session: Session) -> dict[str, Any]:
+    """A session; `turns` to `output_tokens` are sums of what its runs claim."""
+    return {
+        "id": str(session.public_id),
+        "agent": session.agent.name,
+        "runtime": session.runtime,
+        "title": session.title,
+        "forked_from": str(session.forked_from.public_id) if session.forked_from else None,
+        "turns": session.turns,
+        "cost_usd": session.cost_usd,
+        "input_tokens": session.input_tokens,
+        "output_tokens": session.output_tokens,
+        "created": moment(session.created),
+        "last_used": moment(session.last_used),
     }
 
 

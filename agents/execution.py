@@ -12,7 +12,7 @@ from typing import BinaryIO
 from django.db import OperationalError, transaction
 from django.utils import timezone
 
-from agents import archive, attachments, kept, machine, sessions, witness, workspaces
+from agents import archive, attachments, kept, machine, sessions, turns, witness, workspaces
 from agents.models import Agent, Container, LeaseLost, Run, Session
 from agents.models.fields import write_seconds
 from agents.runtimes import (
@@ -63,11 +63,14 @@ def obstacle(run: Run, agent: Agent) -> str:
     """Why a run may not start yet; empty if it may."""
     if not agent.enabled:
         return f"The agent {agent} is switched off."
+    held = sessions.in_use(run) or turns.held(run)
+    if held:
+        return held
     live = list(Run.objects.filter(agent=agent, state__in=Run.LIVE).exclude(pk=run.pk))
-    if len(live) >= agent.max_concurrent:
-        held = ", ".join(other.short_id for other in live)
-        return f"Agent limit {len(live)}/{agent.max_concurrent}: run {held} is live."
-    return sessions.in_use(run) or kept.occupied(run, live)
+    if len(live) < agent.max_concurrent:
+        return kept.occupied(run, live)
+    ids = ", ".join(other.short_id for other in live)
+    return f"Agent limit {len(live)}/{agent.max_concurrent}: run {ids} is live."
 
 
 class Supervision:

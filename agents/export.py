@@ -1,9 +1,11 @@
-"""A run as Markdown, in which nothing that an agent wrote is more than text."""
+"""A run or a session as a file; as Markdown, nothing that an agent wrote is more than text."""
 
+import json
 import re
 from collections.abc import Iterator
+from typing import Any
 
-from agents.models import Event, Run
+from agents.models import Event, Run, Session
 from agents.prose import plain, pretty
 from agents.transcript import block
 
@@ -15,6 +17,16 @@ TITLES = {
     "stderr": "standard error",
     "result": "result, as the agent reports it",
 }
+
+
+def session_head(session: Session) -> str:
+    """Which session it is; its runs follow."""
+    return f"# Session {session.public_id} of {session.agent.name}\n\n{fenced(session.title)}"
+
+
+def line(kind: str, values: dict[str, Any]) -> str:
+    """A row as a line of JSON that says what it is."""
+    return json.dumps({"type": kind, **values}) + "\n"
 
 
 def head(run: Run) -> str:

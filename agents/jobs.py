@@ -95,6 +95,8 @@ def cancel(run: Run, by: Any) -> bool:
     with transaction.atomic():
         if run.withdraw(str(by)):
             run.note(f"Cancelled by {by} before it started.")
+            # Others of its session may have waited for it.
+            transaction.on_commit(lambda: ring_all(reconcile.startable(run.agent)), robust=True)
         elif run.stop(Run.Cause.CANCEL, str(by), f"Cancelled by {by}; waiting for the agent to end."):
             run.note(f"Cancelled by {by}.")
         else:

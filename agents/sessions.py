@@ -150,7 +150,15 @@ def expired(case: Case) -> str:
 
 
 def spoilt(case: Case) -> str:
-    """Its files are not what they have to be."""
+    """Its files are not what they have to be, and no live run is still making them."""
+    reason = damage(case)
+    # What a live run leaves is judged again when the next one starts.
+    in_the_making = reason and not case.fork and case.session.runs.filter(state__in=Run.LIVE).exists()
+    return "" if in_the_making else reason
+
+
+def damage(case: Case) -> str:
+    """What is wrong with its files now; empty if nothing."""
     request, runtime = request_for(case.session, case.config), case.runtime
     home, paths = beneath(request), runtime.transcripts(request)
     damage = unfit(case.session, home, request, runtime)

@@ -215,7 +215,7 @@ def calls_before(run: Run, events: Sequence[Event]) -> dict[str, Call]:
     """The calls of which these events speak but which came before them; one query at most."""
     there = {identifier(block(event).get("id")) for event in events if event.kind == Event.Kind.TOOL_USE}
     missing = wanted(events) - there
-    if not missing:
+    if not missing or events[0].seq == 1:
         return {}
     first = events[0].seq
     rows = run.events.filter(kind=Event.Kind.TOOL_USE, seq__lt=first, seq__gte=first - REACH)

@@ -91,7 +91,8 @@ def everywhere(run: Run) -> list[str]:
 def pages(run: Run) -> list[str]:
     """Addresses that answer a GET with HTML."""
     posts = ("cancel/", "again/", "bulk/", "delete/", "stop/", "rename/", "restore/", "save/", "forget/")
-    others = ("markdown/", "output/", "errors/", "events/", "stream/", "download/", "picture/", *posts)
+    files = ("markdown/", "jsonl/", "output/", "errors/", "download/", "picture/")
+    others = ("conversation/now/", "events/", "stream/", *files, *posts)
     return [
         path
         for path in everywhere(run)

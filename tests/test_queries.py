@@ -29,6 +29,9 @@ PAGES = (
     ("sessions", "sort=turns&since=7d"),
     ("session", ""),
     ("session_files", ""),
+    ("session_conversation", ""),
+    ("session_conversation", "q=event"),
+    ("session_now", ""),
     ("containers", ""),
     ("containers", "state=live&image=herdweb/agent"),
     ("container", ""),
@@ -96,6 +99,8 @@ class World:
             "run": [self.run.public_id],
             "session": [self.session.public_id],
             "session_files": [self.session.public_id],
+            "session_conversation": [self.session.public_id],
+            "session_now": [self.session.public_id],
             "container": [self.container.pk],
             "container_now": [self.container.pk],
         }

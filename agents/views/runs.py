@@ -13,6 +13,7 @@ from django.db.models import QuerySet
 from django.db.models.functions import Left
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect, StreamingHttpResponse
 from django.shortcuts import render
+from django.urls import reverse
 from django.views.decorators.http import require_POST, require_safe
 
 from agents import (
@@ -150,12 +151,20 @@ def window(found: Run, place: Place) -> list[Event]:
 @needs(RUN)
 def run_cancel(request: HttpRequest, public_id: UUID) -> HttpResponse:
     """Ask for the end of a run."""
-    found = seen(request, Run.objects.select_related("agent"), public_id=public_id)
+    found = seen(request, Run.objects.select_related("agent", "session", "continues"), public_id=public_id)
     if not jobs.cancel(found, request.user):
         found.refresh_from_db(fields=["state"])
         already = "is being stopped" if found.is_live else "had ended"
         messages.info(request, f"The run {already} already.")
-    return HttpResponseRedirect(found.get_absolute_url(), status=303)
+    return HttpResponseRedirect(back_from(request, found), status=303)
+
+
+def back_from(request: HttpRequest, found: Run) -> str:
+    """Where it was asked for: on the page of its conversation, or on its own."""
+    session = found.session or found.continues
+    if request.POST.get("from") == "conversation" and session:
+        return reverse("agents:session_conversation", args=[session.public_id])
+    return found.get_absolute_url()
 
 
 @require_POST

@@ -9,9 +9,10 @@ from django.contrib import messages
 from django.db.models import Count, DurationField, ExpressionWrapper, F, Max, Q, Sum
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, StreamingHttpResponse
 from django.shortcuts import render
+from django.urls import reverse
 from django.views.decorators.http import require_POST, require_safe
 
-from agents import archive, bundle, recovery
+from agents import archive, bundle, lineage, recovery
 from agents.forms import TitleForm
 from agents.lists import SessionList
 from agents.models import Archive, Audit, Run, Session
@@ -23,8 +24,6 @@ from agents.views.lists import listed_page
 from agents.views.runs import listed
 
 SHOWN = 50
-# A fork of a fork of a fork: so far back is shown.
-GENERATIONS = 10
 # No number of a row is longer.
 DIGITS = 19
 
@@ -52,22 +51,11 @@ def session(request: HttpRequest, public_id: UUID) -> HttpResponse:
         "runs": listed(found.runs.all())[:SHOWN],
         "containers": found.containers.all()[:SHOWN],
         "archives": found.archives.select_related("run"),
-        "ancestors": ancestors(found),
-        "forks": found.forks.all()[:SHOWN],
+        "lineage": lineage.tree(found),
         "totals": totals(found),
         "title_length": Session._meta.get_field("title").max_length,
     }
     return render(request, "agents/session.html", context)
-
-
-def ancestors(found: Session) -> list[Session]:
-    """What it was forked from, and what that was forked from, the oldest first."""
-    line: list[Session] = []
-    parent = found.forked_from
-    while parent and len(line) < GENERATIONS:
-        line.insert(0, parent)
-        parent = parent.forked_from
-    return line
 
 
 def totals(found: Session) -> dict[str, Any]:
@@ -95,7 +83,8 @@ def session_rename(request: HttpRequest, public_id: UUID) -> HttpResponse:
         rename(form.save(), before, request)
     for reasons in form.errors.values():
         messages.error(request, " ".join(str(reason) for reason in reasons))
-    return HttpResponseRedirect(found.get_absolute_url(), status=303)
+    page = "session_conversation" if request.POST.get("from") == "conversation" else "session"
+    return HttpResponseRedirect(reverse(f"agents:{page}", args=[found.public_id]), status=303)
 
 
 def rename(found: Session, before: str, request: HttpRequest) -> None:

@@ -1,13 +1,10 @@
 // A run's page while it runs: events are appended in their order, each once, facts are replaced.
-// By server-sent events, or by asking again and again when a proxy holds those back. Events before and
-// after those that are shown are fetched when the reader comes near them.
+// Events before and after those that are shown are fetched when the reader comes near them.
 "use strict";
 (() => {
   const list = document.querySelector("[data-events]");
   if (!list) return;
 
-  const PATIENCE = 5000; // milliseconds until a silent stream is given up
-  const EVERY = 1000; // milliseconds between questions when there is no stream
   const MOST = 5000; // events kept on the page
   const NEAR = 120; // pixels from the end that count as being at the end
   const SOON = 800; // pixels from the edge at which more is fetched
@@ -19,8 +16,6 @@
   let last = Number(list.dataset.after);
   let pending = [];
   let drawing = false;
-  let source = null;
-  let polling = false;
   // Whether the page reaches to the run's last event; only then it follows and listens.
   let complete = list.dataset.atEnd === "1";
   let fetching = false;
@@ -30,8 +25,8 @@
 
   const atEnd = () => innerHeight + scrollY >= document.documentElement.scrollHeight - NEAR;
   const toEnd = () => scrollTo({ top: document.documentElement.scrollHeight });
-  const say = (text) => {
-    if (connection) connection.textContent = text;
+  const say = (...content) => {
+    if (connection) connection.replaceChildren(...content);
   };
   const parse = (html) => {
     const template = document.createElement("template");
@@ -85,6 +80,8 @@
     setTimeout(draw, 40);
   };
   const replace = (html) => {
+    // What stands above the events may grow.
+    const follow = complete && atEnd();
     parse(html)
       .querySelectorAll("[data-part]")
       .forEach((part) => {
@@ -93,6 +90,7 @@
         old.replaceWith(part);
         if (part.dataset.state) showState(part.dataset);
       });
+    if (follow) toEnd();
   };
   // The tab says it, too; and whoever wants to know hears of it once.
   const showState = ({ state, icon, terminal }) => {
@@ -106,11 +104,6 @@
     document.dispatchEvent(new CustomEvent("run-ended", { detail: { state, icon } }));
     document.querySelectorAll("[data-until-ended]").forEach((element) => element.remove());
     document.querySelectorAll("[data-when-ended]").forEach((element) => (element.hidden = false));
-  };
-  const finish = () => {
-    ended = true;
-    if (source) source.close();
-    source = null;
   };
 
   // At most one fetch at a time; what fails is tried again when the reader scrolls on.
@@ -162,65 +155,8 @@
   };
 
   const listen = () => {
-    let heard = false;
-    let errors = 0;
-    const hear = () => {
-      heard = true;
-      errors = 0;
-      say("Live");
-    };
-    source = new EventSource(`${list.dataset.stream}?after=${last}`);
-    source.addEventListener("event", (message) => {
-      hear();
-      add(Number(message.lastEventId), message.data);
-    });
-    source.addEventListener("facts", (message) => {
-      hear();
-      replace(message.data);
-    });
-    source.addEventListener("end", finish);
-    source.addEventListener("error", () => {
-      errors += 1;
-      if (ended) return;
-      say("The connection was lost; trying again");
-      if (errors >= 3 || source.readyState === EventSource.CLOSED) poll();
-    });
-    setTimeout(() => {
-      if (!heard && !ended) poll();
-    }, PATIENCE);
-  };
-
-  const poll = () => {
-    if (source) source.close();
-    source = null;
-    if (!polling) ask();
-    polling = true;
-  };
-  const ask = async () => {
-    let wait = EVERY;
-    try {
-      const answer = await fetch(`${list.dataset.events}?after=${last}`, { headers: { Accept: "application/json" } });
-      if (answer.status === 401) return loggedOut();
-      if (answer.status === 404) return say("This run is gone.");
-      if (!answer.ok) throw new Error(String(answer.status));
-      const news = await answer.json();
-      news.events.forEach((event) => add(event.seq, event.html));
-      replace(news.facts);
-      say("Live, asking every second");
-      if (news.ended) return finish();
-      if (news.events.length) wait = 100;
-    } catch {
-      say("The server does not answer; trying again");
-      wait = 3 * EVERY;
-    }
-    return setTimeout(ask, wait);
-  };
-  const loggedOut = () => {
-    if (!connection) return;
-    const link = document.createElement("a");
-    link.href = list.dataset.login;
-    link.textContent = "Log in again";
-    connection.replaceChildren("You were logged out. ", link);
+    const { events, stream, login } = list.dataset;
+    window.followRun({ events, stream, login, after: last, add, replace, say, end: () => (ended = true) });
   };
 
   addEventListener("scroll", offerJump, { passive: true });

@@ -15,7 +15,8 @@
   };
 
   const whole = async (link) => {
-    const answer = await fetch(`${list.dataset.events}?whole=${link.dataset.whole}`);
+    const { events } = link.closest("[data-events]").dataset;
+    const answer = await fetch(`${events}?whole=${link.dataset.whole}`);
     if (!answer.ok) throw new Error(String(answer.status));
     const template = document.createElement("template");
     template.innerHTML = (await answer.json()).events[0].html;
@@ -23,6 +24,9 @@
     const article = link.closest("article");
     const slot = (element) => element.querySelector(":scope > .own-what > [data-answer]");
     if (slot(fresh) && slot(article)) slot(fresh).replaceWith(slot(article));
+    // Where several runs are shown their elements have other names.
+    fresh.id = article.id;
+    fresh.querySelector(":scope > .own-when").hash = article.id;
     article.replaceWith(fresh);
     return fresh;
   };
@@ -46,6 +50,9 @@
     if (button) copy(button).catch(() => (button.textContent = "not copied"));
   });
   const kinds = document.querySelector("[data-kinds]");
+  // Browsers copy for pages that came by https or from this machine.
+  if (navigator.clipboard) document.body.dataset.canCopy = "";
+  if (!kinds) return;
   const show = () => {
     const off = [...kinds.querySelectorAll('[aria-pressed="false"]')];
     list.dataset.hide = off.map((button) => button.dataset.kind).join(" ");
@@ -59,7 +66,5 @@
   kinds.hidden = false;
 
   addEventListener("hashchange", follow);
-  // Browsers copy for pages that came by https or from this machine.
-  if (navigator.clipboard) document.body.dataset.canCopy = "";
   follow();
 })();
