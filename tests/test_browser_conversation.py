@@ -56,12 +56,6 @@ def waiting(page: Page) -> list[str]:
     return [text.strip() for text in page.locator(".own-queue .own-text").all_inner_texts()]
 
 
-def scroll_up(page: Page) -> None:
-    """As a reader does, over the transcript."""
-    page.mouse.move(600, 300)
-    page.mouse.wheel(0, -600)
-
-
 def test_messages_that_are_typed_while_a_run_is_live_wait_and_start_one_after_the_other(
     page: Page, make_agent: MakeAgent, workers: Callable[..., object], tmp_path: Path
 ) -> None:
@@ -171,8 +165,7 @@ def test_a_reader_who_scrolled_up_is_left_alone_and_led_back(page: Page, make_ag
     last = page.get_by_text("line-149", exact=True).last
     expect(last).to_be_in_viewport()
     expect(page.get_by_role("button", name="Newest")).to_be_hidden()
-    scroll_up(page)
-    scroll_up(page)
+    page.evaluate("scrollBy({top: -1200, behavior: 'instant'})")
     button = page.get_by_role("button", name="Newest")
     expect(button).to_be_visible()
     before = page.evaluate("scrollY")
