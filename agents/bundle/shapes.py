@@ -109,6 +109,7 @@ class RunLine(Shape):
     state: Ended
     reason: Annotated[str, Field(max_length=RESULT_LIMIT)]
     suspect: bool
+    contradiction: Annotated[str, Field(max_length=RESULT_LIMIT)] = ""
     attempt: Small
     stop_cause: Cause
     stop_by: Annotated[str, Field(max_length=150)]
