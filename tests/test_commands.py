@@ -54,7 +54,7 @@ def fits(value: Any, schema: dict[str, Any]) -> bool:
     """Whether a value is what the schema says, for as much of JSON Schema as ours uses."""
     schema = {**SCHEMA["$defs"].get(str(schema.get("$ref")).rpartition("/")[2], {}), **schema}
     types = {"string": str, "integer": int, "number": (int, float), "boolean": bool, "null": type(None),
-             "array": list}  # fmt: skip
+             "array": list, "object": dict}  # fmt: skip
     wanted = schema.get("type", [])
     kinds = [types[name] for name in ([wanted] if isinstance(wanted, str) else wanted)]
     right = not kinds or any(isinstance(value, kind) for kind in kinds)  # type: ignore[arg-type]
