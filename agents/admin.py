@@ -164,6 +164,14 @@ class AgentAdmin(TryOut, Audited):
             },
         ),
         (
+            "What is kept",
+            {
+                "fields": ["keep_days", "keep_runs", "keep_bytes"],
+                "description": "Files beyond any of these are removed; empty keeps everything. What is pinned"
+                " stays, and so do records and events.",
+            },
+        ),
+        (
             "For administrators",
             {"fields": ["working_directory", "groups"], "description": FOR_ADMINISTRATORS},
         ),

@@ -13,7 +13,8 @@ AGENT_FIELDS = (
     "name", "description", "enabled", "runtime", "command", "model", "system_prompt", "system_prompt_mode",
     "default_prompt", "permission_mode", "allowed_tools", "denied_tools", "max_turns", "mcp_servers",
     "setting_sources", "working_directory", "time_limit", "idle_limit", "cancel_grace", "exit_grace",
-    "output_limit", "max_concurrent", "session_timeout", "shared_home",
+    "output_limit", "max_concurrent", "session_timeout", "shared_home", "keep_days", "keep_runs",
+    "keep_bytes",
 )  # fmt: skip
 
 
@@ -42,6 +43,8 @@ def run_json(run: Run) -> dict[str, Any]:
         "output_tokens": run.output_tokens,
         "events": run.event_count,
         "output_bytes": run.output_bytes,
+        "pinned": run.pinned,
+        "files_removed_at": moment(run.files_removed_at),
     }
 
 

@@ -12,7 +12,7 @@ from typing import BinaryIO
 from django.db import OperationalError, transaction
 from django.utils import timezone
 
-from agents import archive, kept, machine, sessions, witness
+from agents import archive, kept, machine, sessions, space, witness
 from agents.models import Agent, Container, LeaseLost, Run, Session
 from agents.models.fields import write_seconds
 from agents.runtimes import (
@@ -63,6 +63,9 @@ def obstacle(run: Run, agent: Agent) -> str:
     """Why a run may not start yet; empty if it may."""
     if not agent.enabled:
         return f"The agent {agent} is switched off."
+    shortage = space.shortage()
+    if shortage:
+        return f"{shortage} It starts when there is room again."
     live = list(Run.objects.filter(agent=agent, state__in=Run.LIVE).exclude(pk=run.pk))
     if len(live) >= agent.max_concurrent:
         held = ", ".join(other.short_id for other in live)

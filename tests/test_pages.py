@@ -90,7 +90,9 @@ def everywhere(run: Run) -> list[str]:
 
 def pages(run: Run) -> list[str]:
     """Addresses that answer a GET with HTML."""
-    posts = ("cancel/", "again/", "bulk/", "delete/", "stop/", "rename/", "restore/", "save/", "forget/")
+    posts = (
+        "cancel/", "again/", "bulk/", "delete/", "stop/", "rename/", "restore/", "save/", "forget/", "pin/",
+    )  # fmt: skip
     others = ("markdown/", "output/", "errors/", "events/", "stream/", "download/", "picture/", *posts)
     return [
         path
