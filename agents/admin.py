@@ -168,6 +168,14 @@ class AgentAdmin(TryOut, Audited):
             {"fields": ["workspace_scope", "git_branch", "git_depth"]},
         ),
         (
+            "What is kept",
+            {
+                "fields": ["keep_days", "keep_runs", "keep_bytes"],
+                "description": "Files beyond any of these are removed; empty keeps everything. What is pinned"
+                " stays, and so do records and events.",
+            },
+        ),
+        (
             "For administrators",
             {"fields": list(Agent.ADMINISTRATOR_FIELDS), "description": FOR_ADMINISTRATORS},
         ),

@@ -14,7 +14,7 @@ AGENT_FIELDS = (
     "default_prompt", "permission_mode", "allowed_tools", "denied_tools", "max_turns", "mcp_servers",
     "setting_sources", "working_directory", "workspace_scope", "git_url", "git_branch", "git_depth",
     "git_credential", "git_push", "time_limit", "idle_limit", "cancel_grace", "exit_grace", "output_limit",
-    "max_concurrent", "session_timeout", "shared_home",
+    "max_concurrent", "session_timeout", "shared_home", "keep_days", "keep_runs", "keep_bytes",
 )  # fmt: skip
 
 
@@ -45,6 +45,8 @@ def run_json(run: Run) -> dict[str, Any]:
         "output_tokens": run.output_tokens,
         "events": run.event_count,
         "output_bytes": run.output_bytes,
+        "pinned": run.pinned,
+        "files_removed_at": moment(run.files_removed_at),
     }
 
 

@@ -1,7 +1,6 @@
 """Looks for what keeps runs from going well, and says what to do about it."""
 
 import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,15 +14,14 @@ from django.db.migrations.executor import MigrationExecutor
 from django.utils import timezone
 from redis.exceptions import RedisError
 
-from agents import jobs, machine
-from agents.models.fields import parse_size
+from agents import jobs, machine, space
 from agents.runtimes import EngineReport, RunError, engine_report, human_size
 from agents.runtimes.image import Image, images
 
 Status = Literal["ok", "warn", "fail"]
 
 # With less than this part of the wanted space it is not low, but a failure.
-DISK_FAIL = 0.2
+DISK_WARN = 1.2
 # In seconds. Leases are compared between machines, and the shortest one has twelve.
 CLOCK_WARN, CLOCK_FAIL = 2, 10
 VERSION_LABEL = "herdweb.claude-code.version"
@@ -204,24 +202,17 @@ def examine_state(messages: list[CheckMessage]) -> Finding:
 
 def examine_disk() -> Finding:
     """Room for what agents write."""
-    path = Path(settings.HERDWEB_STATE_DIR)
-    existing = next(folder for folder in (path, *path.parents) if folder.exists())
-    disk = shutil.disk_usage(existing)
-    wanted = wanted_space(disk.total)
-    if disk.free >= wanted:
+    disk = space.disk()
+    if disk.free >= disk.wanted * DISK_WARN:
         return Finding("disk", "ok", f"{human_size(disk.free)} free")
+    closed = disk.free < disk.wanted
     return Finding(
         "disk",
-        "fail" if disk.free < wanted * DISK_FAIL else "warn",
-        f"{human_size(disk.free)} free, less than {human_size(wanted)}",
-        f"Free some space on the disk of {existing}, or lower HERDWEB_FREE_SPACE.",
+        "fail" if closed else "warn",
+        f"{human_size(disk.free)} free; below {human_size(disk.wanted)} no run starts",
+        f"Free some space on the disk of {disk.folder}, let retention remove files (manage.py retention),"
+        " or lower HERDWEB_FREE_SPACE.",
     )
-
-
-def wanted_space(total: int) -> int:
-    """How many bytes of a disk should be free."""
-    wanted = str(settings.HERDWEB_FREE_SPACE)
-    return int(total * float(wanted[:-1]) / 100) if wanted.endswith("%") else parse_size(wanted)
 
 
 def examine_database() -> Iterator[Finding]:

@@ -12,7 +12,7 @@ from typing import BinaryIO
 from django.db import OperationalError, transaction
 from django.utils import timezone
 
-from agents import archive, attachments, kept, machine, sessions, turns, witness, workspaces
+from agents import archive, attachments, kept, machine, sessions, space, turns, witness, workspaces
 from agents.models import Agent, Container, LeaseLost, Run, Session
 from agents.models.fields import write_seconds
 from agents.runtimes import (
@@ -63,6 +63,9 @@ def obstacle(run: Run, agent: Agent) -> str:
     """Why a run may not start yet; empty if it may."""
     if not agent.enabled:
         return f"The agent {agent} is switched off."
+    shortage = space.shortage()
+    if shortage:
+        return f"{shortage} It starts when there is room again."
     held = sessions.in_use(run) or turns.held(run)
     if held:
         return held

@@ -6,7 +6,7 @@ from django import forms
 from django.core.exceptions import ValidationError
 from django.core.validators import ProhibitNullCharactersValidator
 
-from agents import attachments, jobs, sessions
+from agents import attachments, jobs, sessions, space
 from agents.attachments import Attachment
 from agents.models import Agent, DockerSettings, Event, Run, Session, rules
 from agents.models.fields import Between, ObjectFormField, write_seconds
@@ -115,6 +115,11 @@ AGENT_HELP = {
     "shared_home": "Memory file (CLAUDE.md), skills, agents, commands and plugins that all its sessions find;"
     " everything else in a session's home is its own. ro needs a container.",
     "max_concurrent": "How many runs of this agent may be live at once; others wait, and say for what.",
+    "keep_days": "Files of runs that ended longer ago are removed for good: raw output, and conversations"
+    " with old runs only. Records and events stay. Empty: no limit.",
+    "keep_runs": "Only the newest so many runs keep their files. Empty: all do.",
+    "keep_bytes": "The newest runs keep files of so much in all; write it like 500m or 20g. Empty: no limit."
+    " What would go is shown by the agent's page of retention, before anything is saved.",
 }
 DOCKER_HELP = {
     "enabled": "Each run gets a container of its own, unless ephemeral is off. Off: it runs on this machine"
@@ -156,6 +161,7 @@ class AgentForm(RowForm):
             "max_turns", "mcp_servers", "setting_sources", "working_directory", "workspace_scope", "git_url",
             "git_branch", "git_depth", "git_credential", "git_push", "time_limit", "idle_limit",
             "cancel_grace", "exit_grace", "output_limit", "max_concurrent", "session_timeout", "shared_home",
+            "keep_days", "keep_runs", "keep_bytes",
         ]  # fmt: skip
         field_classes = {"enabled": SwitchField, "mcp_servers": ObjectFormField}
         error_messages = {"name": {"required": "Name is required."}}
@@ -208,6 +214,14 @@ class DockerSettingsForm(RowForm):
         if doubles:
             self.add_error("mounts", f"{', '.join(doubles)} is used twice: here and in tmpfs.")
         return data
+
+
+class LimitsForm(RowForm):
+    """What an agent keeps, to see what would go; nothing is saved."""
+
+    class Meta:
+        model = Agent
+        fields = ["keep_days", "keep_runs", "keep_bytes"]
 
 
 class PromptField(forms.CharField):
@@ -358,6 +372,9 @@ class RunForm(forms.Form):
             raise ValidationError(
                 f"The agent {self.agent} is switched off. Switch it on in its configuration."
             )
+        shortage = space.shortage()
+        if shortage:
+            raise ValidationError(f"{shortage} Nothing new starts until there is room again.")
         mode, session = data.get("mode") or self.NEW, data.get("session")
         if session and not data.get("mode"):
             # Nothing silently starts afresh.

@@ -39,7 +39,7 @@ WORDS = {
     "redis": ("The queue cannot be reached", "New runs wait until it is back."),
     "ticker": ("Nothing looks after the runs", "Runs may wait longer than they should."),
     "engine": ("The Docker engine cannot be reached", "Agents in containers cannot run."),
-    "disk": ("The disk is getting full", "Runs fail when it is."),
+    "disk": ("The disk is getting full", "New runs wait when it has too little room."),
     "image": ("An image is missing", "Runs of the agents that need it fail."),
 }
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from django.db.models import Q
 from django.utils import timezone
 
-from agents import kept, machine, turns
+from agents import kept, machine, space, turns
 from agents.kept import YOUNG
 from agents.models import Agent, Run
 from agents.runtimes import Leftover, leftovers
@@ -28,12 +28,12 @@ def pending() -> Iterator[Run]:
 
 
 def startable(agent: Agent) -> Iterator[Run]:
-    """The waiting runs of an agent that its limit lets start now, of each session the oldest one.
+    """The waiting runs of an agent that its limit lets start now, of each session the oldest; none without room.
 
     Twice as many as there are slots, because some may wait for something else than a slot.
     """
     live = Run.objects.filter(agent=agent, state__in=Run.LIVE).count()
-    free = max(agent.max_concurrent - live, 0) if agent.enabled else 0
+    free = max(agent.max_concurrent - live, 0) if agent.enabled and not space.shortage() else 0
     yield from turns.next_ones(agent)[: free * 2]
 
 

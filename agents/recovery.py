@@ -17,8 +17,11 @@ def restore(session: Session, by: Any, row: Archive | None = None, address: str 
     """Put an archived transcript back into the home, the current one unless another is given.
 
     What lies in its place is kept beside it; returns under which name, empty if nothing was there.
-    Raises RunError when the archive is damaged, the home cannot be entered, or a run is live in it.
+    Raises RunError when retention has removed its files, the archive is damaged, the home cannot be
+    entered, or a run is live in it.
     """
+    if session.farewell:
+        raise RunError(session.farewell)
     row = row or session.archives.filter(current=True).first()
     if row is None:
         raise RunError("Nothing is archived of this session.")

@@ -1,6 +1,6 @@
 """Deleting records for good: what would go, then its going, one run at a time beside live ones."""
 
-import shutil
+import errno
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from django.db.models import Q, QuerySet, Sum
 
 from agents import archive, machine
 from agents.models import Container, Event, Run, Session
+from agents.runtimes.disk import dispose
 from agents.runtimes.layout import make_private
 
 # Not more at a time, so that a request ends and the database is never held for long.
@@ -26,6 +27,7 @@ class Removal:
 
     runs: Sequence[Run]
     staying: Sequence[Run]
+    pinned: Sequence[Run]
     sessions: Sequence[Session]
     containers: int
     events: int
@@ -44,29 +46,37 @@ class Removal:
 
 
 def of_runs(runs: QuerySet[Run]) -> Removal:
-    """What goes with these runs: live and waiting ones stay, a session goes with its last run."""
+    """What goes with these runs: live, waiting and pinned ones stay, a session goes with its last run."""
     chosen = list(runs.select_related("agent", "session").defer("prompt", "config", "result", "changes"))
-    going = [run for run in chosen if run.is_terminal]
-    return removal(going, [run for run in chosen if not run.is_terminal], emptied(going))
+    pinned = [run for run in chosen if is_pinned(run)]
+    going = [run for run in chosen if run.is_terminal and run not in pinned]
+    return removal(going, [run for run in chosen if not run.is_terminal], pinned, emptied(going))
+
+
+def is_pinned(run: Run) -> bool:
+    """Whether somebody wants to keep it, or the session that it is a part of."""
+    return run.pinned or bool(run.session and run.session.pinned)
 
 
 def of_session(session: Session) -> Removal:
-    """What goes with a whole session; nothing while one of its runs has not ended."""
+    """What goes with a whole session; nothing while one of its runs has not ended, or is pinned."""
     rows = Run.objects.filter(Q(session=session) | Q(continues=session))
-    chosen = list(rows.select_related("agent").defer("prompt", "config", "result", "changes"))
+    chosen = list(rows.select_related("agent", "session").defer("prompt", "config", "result", "changes"))
     staying = [run for run in chosen if not run.is_terminal]
     staying += Run.objects.filter(forks=session).exclude(state__in=Run.TERMINAL)
-    return removal([], staying, []) if staying else removal(chosen, [], [session])
+    pinned = [run for run in chosen if is_pinned(run)]
+    stays = staying or pinned or session.pinned
+    return removal([], staying, pinned, []) if stays else removal(chosen, [], [], [session])
 
 
-def removal(going: list[Run], staying: list[Run], sessions: list[Session]) -> Removal:
+def removal(going: list[Run], staying: list[Run], pinned: list[Run], sessions: list[Session]) -> Removal:
     """The same with its numbers."""
     sums = Run.objects.filter(pk__in=[run.pk for run in going]).aggregate(
         events=Sum("event_count"), output=Sum("output_bytes"), errors=Sum("stderr_bytes")
     )
     size = (sums["output"] or 0) + (sums["errors"] or 0)
     return Removal(
-        going, staying, sessions, containers_of(going, sessions).count(), sums["events"] or 0, size
+        going, staying, pinned, sessions, containers_of(going, sessions).count(), sums["events"] or 0, size
     )
 
 
@@ -110,6 +120,8 @@ def remove(plan: Removal, witness: Witness) -> list[str]:
 
 def remove_run(run: Run, witness: Witness) -> list[str]:
     """One run with its events and its files; it may have gone meanwhile."""
+    if Run.objects.filter(Q(pinned=True) | Q(session__pinned=True), pk=run.pk).exists():
+        return [f"The run {run.short_id} has been pinned and stays."]
     left = remove_folder(machine.state().run(str(run.public_id)))
     left += remove_folder(machine.state().run_workspace(str(run.public_id)))
     if not left:
@@ -126,6 +138,8 @@ def remove_session(session: Session, witness: Witness) -> list[str]:
         # Locked, so that nobody is given a run in it while its home goes.
         if not Session.objects.select_for_update().filter(pk=session.pk).exists():
             return []
+        if Session.objects.filter(pk=session.pk, pinned=True).exists():
+            return [f"The session {session} has been pinned and stays."]
         if needing(session).exists():
             return [f"The session {session} has a run again and stays."]
         try:
@@ -142,7 +156,10 @@ def remove_session(session: Session, witness: Witness) -> list[str]:
 
 def set_aside(folder: Path) -> Path:
     """Move a directory to where nobody looks for it, which takes no time; says where it is then."""
-    aside = machine.state().path / "removed" / uuid4().hex
+    if machine.state().path not in folder.parents:
+        # A row without a home must not take everything with it.
+        raise OSError(errno.EINVAL, "it does not lie in the state directory", str(folder))
+    aside = machine.state().removed() / uuid4().hex
     make_private(aside.parent)
     with suppress(FileNotFoundError):
         folder.rename(aside)
@@ -158,9 +175,7 @@ def needing(session: Session) -> QuerySet[Run]:
 def remove_folder(folder: Path) -> list[str]:
     """A directory with what is in it, following no links; one that is gone already is fine."""
     try:
-        shutil.rmtree(folder)
-    except FileNotFoundError:
-        pass
+        dispose(folder)
     except OSError as error:
         return [f"{error.filename or folder} cannot be deleted: {error.strerror}."]
     return []

@@ -120,6 +120,11 @@ def belongs_elsewhere(case: Case) -> str:
     return ""
 
 
+def taken(case: Case) -> str:
+    """Its files have gone by the retention of its agent."""
+    return case.session.farewell
+
+
 def not_able(case: Case) -> str:
     """The runtime knows no such thing."""
     if case.runtime.supports_fork if case.fork else case.runtime.supports_resume:
@@ -188,7 +193,7 @@ def foreign(home: Beneath, path: str, runtime: Runtime, request: Request) -> str
 
 
 # Every reason why a session cannot go on; one more is one more function here. The first one counts.
-OBJECTIONS: tuple[Callable[[Case], str], ...] = (belongs_elsewhere, not_able, moved, expired, spoilt)
+OBJECTIONS: tuple[Callable[[Case], str], ...] = (belongs_elsewhere, taken, not_able, moved, expired, spoilt)
 
 
 def barred(agent: Agent, user: Any = None) -> str:

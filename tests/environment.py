@@ -13,5 +13,7 @@ for name in [name for name in os.environ if name.startswith(("HERDWEB_", "ANTHRO
     del os.environ[name]
 os.environ["HERDWEB_STATE_DIR"] = str(STATE)
 os.environ["HERDWEB_SECRET_KEY"] = f"tests-{STATE.name}-of-which-nothing-depends-on-secrecy-but-length"
+# Whatever the disk of this machine has left.
+os.environ["HERDWEB_FREE_SPACE"] = "1m"
 os.environ["HERDWEB_REDIS_URL"] = f"unix://{STATE}/redis.sock"
 os.environ.setdefault("DATABASE_URL", f"sqlite:///{STATE}/herdweb.sqlite3")

@@ -165,7 +165,7 @@ def test_files_that_cannot_be_deleted_keep_their_row_and_are_named(
     def refuse(path: Any) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("shutil.rmtree", refuse)
+    monkeypatch.setattr(removal, "dispose", refuse)
     bulk(administrator, "delete", run, confirmed="1")
     assert Run.objects.filter(pk=run.pk).exists()
     assert "cannot be deleted: Permission denied" in administrator.get("/runs/").content.decode()

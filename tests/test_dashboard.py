@@ -449,7 +449,7 @@ def test_a_disk_below_the_wanted_share_is_low_before_it_is_full(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings.HERDWEB_FREE_SPACE = "10%"
-    for free, status in ((10, "ok"), (9, "warn"), (1, "fail")):
+    for free, status in ((12, "ok"), (11, "warn"), (10, "warn"), (9, "fail")):
         monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: Usage(100, 100 - free, free))
         assert doctor.examine_disk().status == status
 

@@ -90,8 +90,10 @@ def everywhere(run: Run) -> list[str]:
 
 def pages(run: Run) -> list[str]:
     """Addresses that answer a GET with HTML."""
-    posts = ("cancel/", "again/", "bulk/", "delete/", "stop/", "rename/", "restore/", "save/", "forget/")
-    files = ("markdown/", "jsonl/", "output/", "errors/", "download/", "picture/")
+    posts = (
+        "cancel/", "again/", "bulk/", "delete/", "stop/", "rename/", "restore/", "save/", "forget/", "pin/",
+    )  # fmt: skip
+    files = ("markdown/", "jsonl/", "output/", "errors/", "download/", "picture/", "patch/")
     others = ("conversation/now/", "events/", "stream/", *files, *posts)
     return [
         path

@@ -20,6 +20,8 @@ PAGES = (
     ("dashboard", ""),
     ("agents", ""),
     ("agent", ""),
+    ("retention", ""),
+    ("retention", "keep_runs=1"),
     ("runs", ""),
     ("runs", "state=live&agent=agent-0&user=person-0&sort=dearest"),
     ("runs", "text=nothing-contains-this"),
@@ -96,6 +98,7 @@ class World:
         assert self.container
         keys: dict[str, list[object]] = {
             "agent": [self.agent.name],
+            "retention": [self.agent.name],
             "run": [self.run.public_id],
             "session": [self.session.public_id],
             "session_files": [self.session.public_id],

@@ -17,6 +17,7 @@ from agents.models.fields import (
     SecondsField,
     SizeField,
     write_seconds,
+    write_size,
 )
 from agents.models.rights import Guarded
 from agents.runtimes import CHOICES, AgentConfig, DockerConfig, bare, human_size
@@ -199,6 +200,24 @@ class Agent(models.Model):
         default=SharedHome.NONE,
         error_messages={"invalid_choice": "%(value)r is not allowed. Choose: none, ro, rw."},
         help_text="Memory file, skills, agents, commands and plugins that all its sessions find.",
+    )
+    keep_days = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        validators=[Between(1, 36_500)],
+        help_text="Files of runs that ended longer ago are removed. Empty: no limit.",
+    )
+    keep_runs = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        validators=[Between(1, 1_000_000)],
+        help_text="Files of the newest so many runs are kept. Empty: of all.",
+    )
+    keep_bytes = SizeField(
+        null=True,
+        blank=True,
+        validators=[Between(1 * MB, 1_000_000 * GB, write_size)],
+        help_text="The newest runs keep files of so much in all, like 2g. Empty: no limit.",
     )
     groups = models.ManyToManyField(
         "auth.Group",

@@ -6,10 +6,11 @@ from django.db import models
 from django.urls import reverse
 
 from agents.models.agent import Agent
+from agents.models.keeping import Keeping
 from agents.models.rights import Guarded
 
 
-class Session(models.Model):
+class Session(Keeping):
     """A conversation; `public_id` is also the runtime's own id, minted before its start."""
 
     public_id = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
@@ -27,6 +28,7 @@ class Session(models.Model):
     output_tokens = models.BigIntegerField(default=0)
     created = models.DateTimeField(auto_now_add=True)
     last_used = models.DateTimeField(auto_now_add=True)
+    measured_at = models.DateTimeField(null=True, help_text="When its files were measured.")
 
     objects = Guarded["Session"].as_manager()
 
@@ -37,6 +39,12 @@ class Session(models.Model):
             models.Index(fields=["last_used", "id"], name="session_by_use"),
             models.Index(fields=["turns", "id"], name="session_by_turns"),
             models.Index(fields=["cost_usd", "id"], name="session_by_cost"),
+            # What an agent keeps is added up from the index alone.
+            models.Index(
+                fields=["agent", "files_bytes", "files_removed_at"],
+                name="session_kept",
+                condition=models.Q(files_removed_at=None),
+            ),
         ]
 
     def __str__(self) -> str:

@@ -16,7 +16,7 @@ runs/<run>/attachments/              files that people gave it, as they were giv
 containers/<name>/                   what is mounted into a container that outlives its run
 archive/<agent>/<session>/           transcripts as they were after a run, packed; mounted nowhere
 imports/                             sessions that are just being imported
-removed/                             homes of deleted sessions and what agents left in homes, while it goes
+removed/                             what was deleted, and what agents left in homes, while it goes
 trials/<id>/                         the same for a test of an agent's configuration, gone with it
 """
 

@@ -11,7 +11,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
 from django.views.decorators.http import require_http_methods, require_safe
 
-from agents import activity, jobs, machine
+from agents import activity, jobs, machine, retention
 from agents.forms import RunForm, as_asked
 from agents.models import Agent, Run, Session
 from agents.models.rights import CHANGE, RUN
@@ -85,6 +85,8 @@ def about(request: HttpRequest, found: Agent, form: RunForm) -> dict[str, object
         "form": form,
         "offers": offers(found, chosen, request.user),
         "shared_home": machine.shared(config),
+        "kept": retention.keeps(found),
+        "limits": retention.Limits.of(found),
     }
 
 

@@ -12,6 +12,7 @@ from django.contrib import messages
 from django.db.models import QuerySet
 from django.db.models.functions import Left
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect, StreamingHttpResponse
+from django.http.response import HttpResponseBase
 from django.shortcuts import render
 from django.urls import reverse
 from django.views.decorators.http import require_POST, require_safe
@@ -209,19 +210,25 @@ async def written(found: Run) -> AsyncIterator[str]:
 
 
 @require_safe
-async def run_output(request: HttpRequest, public_id: UUID) -> StreamingHttpResponse:
+async def run_output(request: HttpRequest, public_id: UUID) -> HttpResponseBase:
     """Standard output of a run as a file, byte for byte."""
     found = await aseen(request, Run.objects.all(), public_id=public_id)
     path = machine.state().output(str(public_id))
-    return download(path, found.output_bytes, f"run-{found.short_id}-output.jsonl")
+    return removed(found) or download(path, found.output_bytes, f"run-{found.short_id}-output.jsonl")
 
 
 @require_safe
-async def run_errors(request: HttpRequest, public_id: UUID) -> StreamingHttpResponse:
+async def run_errors(request: HttpRequest, public_id: UUID) -> HttpResponseBase:
     """Standard error of a run as a file, byte for byte."""
     found = await aseen(request, Run.objects.all(), public_id=public_id)
     path = machine.state().errors(str(public_id))
-    return download(path, found.stderr_bytes, f"run-{found.short_id}-stderr.log")
+    return removed(found) or download(path, found.stderr_bytes, f"run-{found.short_id}-stderr.log")
+
+
+def removed(found: Run) -> HttpResponse | None:
+    """That the files of a run are gone for good, when and why; None while they are kept."""
+    words = {"content_type": "text/plain; charset=utf-8", "status": 410}
+    return HttpResponse(f"{found.farewell}\n", **words) if found.farewell else None
 
 
 @require_safe

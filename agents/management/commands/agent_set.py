@@ -12,6 +12,7 @@ from agents.asjson import agent_json
 from agents.forms import AgentForm, DockerSettingsForm, RowForm
 from agents.management.terminal import as_text, one_line, operator, refused
 from agents.models import Agent, Audit, DockerSettings, rules
+from agents.models.fields import Written
 
 DOCKER = "docker."
 ALLOWED = [*AgentForm.base_fields, *(DOCKER + name for name in DockerSettingsForm.base_fields)]
@@ -100,4 +101,4 @@ def bound(kind: type[RowForm], row: Any, given: dict[str, str], prefix: str = ""
 
 def typed(field: forms.Field, text: str) -> str:
     """What a person would type; JSON's null leaves a number empty."""
-    return "" if text == "null" and isinstance(field, forms.IntegerField) else text
+    return "" if text == "null" and isinstance(field, forms.IntegerField | Written) else text

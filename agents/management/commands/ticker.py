@@ -1,4 +1,4 @@
-"""The ticker: every second what is due, every ten seconds what was left behind and what is wrong."""
+"""The ticker: every second what is due, every ten what was left behind, is wrong, and is not kept."""
 
 import logging
 import signal
@@ -13,7 +13,7 @@ from django.core.management.base import BaseCommand
 from django.db import DatabaseError, close_old_connections
 from redis.exceptions import RedisError
 
-from agents import archive, health, jobs, kept
+from agents import archive, health, jobs, kept, retention
 from agents.runtimes import RunError
 
 logger = logging.getLogger(__name__)
@@ -27,13 +27,14 @@ class Command(BaseCommand):
     help = "Starts what is due and repairs what was left behind, until it is told to end."
 
     def handle(self, *arguments: Any, **options: Any) -> None:
-        """Ask the engine in threads, so that one that hangs does not keep runs from starting."""
+        """Ask engine and disk in threads, so that one that hangs does not keep runs from starting."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: sys.exit(0))
         rounds: tuple[tuple[timedelta, Callable[[], None]], ...] = (
             (jobs.SWEEP_EVERY, jobs.sweep),
             (health.LOOK_EVERY, health.look),
             (kept.MEASURE_EVERY, kept.measure),
+            (retention.EVERY, retention.turn),
             (archive.SWEEP_EVERY, archive.sweep),
         )
         for period, work in rounds:
