@@ -28,7 +28,7 @@ def pending() -> Iterator[Run]:
 
 
 def startable(agent: Agent) -> Iterator[Run]:
-    """The waiting runs of an agent that its limit lets start now, of each session the oldest; none without room.
+    """The waiting runs of an agent that may start now, of each session the oldest; none without room.
 
     Twice as many as there are slots, because some may wait for something else than a slot.
     """

@@ -94,6 +94,8 @@ class SessionLine(Shape):
     output_tokens: Count
     created: Moment
     last_used: Moment
+    files_removed_at: Moment | None = None
+    files_removed_why: Annotated[str, Field(max_length=200)] = ""
 
 
 class RunLine(Shape):
@@ -133,6 +135,8 @@ class RunLine(Shape):
     cost_usd: Money | None
     input_tokens: Count | None
     output_tokens: Count | None
+    files_removed_at: Moment | None = None
+    files_removed_why: Annotated[str, Field(max_length=200)] = ""
 
 
 class EventLine(Shape):
