@@ -276,6 +276,7 @@ def settle(run: Run, config: AgentConfig, runtime: Runtime) -> tuple[Session, Re
     """
     if not begun(run):
         check_source(run, config)
+        note_cost(run, runtime)
     session = run.session or open_session(run, config, runtime)
     request = request_for(session, config, run)
     if request.adopt:
@@ -296,6 +297,16 @@ def check_source(run: Run, config: AgentConfig) -> None:
     reason = objection(case) or barred(run.agent, run.requested_by)
     if reason:
         raise RunError(f"Session {source} cannot be {'forked' if run.forks else 'continued'}: {reason}")
+
+
+def note_cost(run: Run, runtime: Runtime) -> None:
+    """Keep what the conversation has cost so far, for a runtime that goes on counting from there."""
+    source = run.continues or run.forks
+    if source is None or not runtime.sums_cost:
+        return
+    last = source.runs.exclude(cost_usd=None).order_by("-id").first()
+    run.cost_before_usd = last.cost_before_usd + (last.cost_usd or 0) if last else 0
+    Run.objects.filter(pk=run.pk).update(cost_before_usd=run.cost_before_usd)
 
 
 def make_ready(run: Run, request: Request, runtime: Runtime) -> None:

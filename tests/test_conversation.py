@@ -3,9 +3,11 @@
 import json
 import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
+from django.core.files.uploadedfile import SimpleUploadedFile
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
@@ -185,6 +187,34 @@ def test_a_refused_message_stays_in_the_field(browser: Client, agent: Agent) -> 
     assert "is switched off" in answer.content.decode()
     answer = browser.post(path(session), {"prompt": "x"}, headers={"Accept": "application/json"})
     assert (answer.status_code, list(answer.json())) == (422, ["error"])
+
+
+def test_files_are_attached_to_a_message(browser: Client, agent: Agent) -> None:
+    session = talk(agent, "first")
+    notes = SimpleUploadedFile("notes.txt", b"from a person\n")
+    answer = browser.post(path(session), {"prompt": "read them", "attachments": [notes]})
+    assert answer.status_code == 303
+    sent = Run.objects.latest("pk")
+    assert [(each["name"], each["size"]) for each in sent.attachments] == [("notes.txt", 14)]
+    execute(sent)
+    name = f"attachments/{sent.short_id}/notes.txt"
+    assert sent.events.filter(kind="text", text__endswith=name).exists()
+    html = read(browser, session)
+    assert re.search(r'<form id="composer".*?name="attachments".*?</form>', html, re.DOTALL)
+
+
+def test_files_that_are_too_large_are_refused_with_the_message_kept(
+    browser: Client, agent: Agent, settings: Any
+) -> None:
+    session = talk(agent, "first")
+    settings.HERDWEB_UPLOAD_LIMIT = 10
+    large = SimpleUploadedFile("large.txt", b"x" * 11)
+    answer = browser.post(path(session), {"prompt": "read it", "attachments": [large]})
+    html = answer.content.decode()
+    assert (answer.status_code, Run.objects.count()) == (422, 1)
+    assert "read it</textarea>" in html
+    assert "has 11 bytes; the limit of a file is 10 bytes." in html
+    assert "Choose the files again." in html
 
 
 def test_the_reason_stands_where_nobody_can_write(browser: Client, make_agent: MakeAgent) -> None:

@@ -79,6 +79,19 @@ def ask(stack: Stack, *arguments: str) -> dict[str, str]:
     return dict(json.loads(stack.manage("trigger", "claude", "--wait", "--json", *arguments)))
 
 
+def test_each_run_costs_what_it_cost_itself(claude: Agent) -> None:
+    """The CLI says what the whole conversation has cost, also in a copy."""
+    first = run(claude, "The word is heliotrope.")
+    second = run(claude, "RECALL", continues=first.session)
+    copy = run(claude, "RECALL", forks=first.session)
+    again = run(claude, "RECALL", continues=copy.session)
+    assert first.cost_usd
+    assert [each.cost_usd for each in (second, copy, again)] == [pytest.approx(first.cost_usd)] * 3
+    for each in (second, again):
+        session = Session.objects.get(pk=session_of(each).pk)
+        assert session.cost_usd == pytest.approx(2 * first.cost_usd)
+
+
 def test_a_session_outlives_the_absence_of_the_engine(claude: Agent, workers: Workers) -> None:
     first = run(claude, "The word is heliotrope.")
     pool = workers(1, DOCKER_HOST="unix:///nonexistent/docker.sock")

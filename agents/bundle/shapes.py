@@ -133,6 +133,7 @@ class RunLine(Shape):
     result_is_error: bool
     turns: Count | None
     cost_usd: Money | None
+    cost_before_usd: Money = 0
     input_tokens: Count | None
     output_tokens: Count | None
     files_removed_at: Moment | None = None

@@ -142,6 +142,9 @@ class Run(Keeping):
     result_is_error = models.BooleanField(default=False)
     turns = models.BigIntegerField(null=True)
     cost_usd = models.FloatField(null=True)
+    cost_before_usd = models.FloatField(
+        default=0, help_text="What the conversation had cost before, if the agent counts that in."
+    )
     input_tokens = models.BigIntegerField(null=True)
     output_tokens = models.BigIntegerField(null=True)
 
@@ -370,7 +373,16 @@ class Run(Keeping):
                 changes |= {"exit_code": report.code, "signal": report.signal, "oom": report.oom}
         if any(name in changes for name in SIZE_COLUMNS.values()):
             changes["last_output_at"] = timezone.now()
+        if changes.get("cost_usd"):
+            changes["cost_usd"] = self.own_cost(changes["cost_usd"])
         return changes
+
+    def own_cost(self, said: float) -> float:
+        """Of what an agent says its conversation has cost, the part of this run.
+
+        Less than before means that the agent has lost count and began again.
+        """
+        return said - self.cost_before_usd if said >= self.cost_before_usd else said
 
 
 SIZE_COLUMNS = {"stdout": "output_bytes", "stderr": "stderr_bytes"}

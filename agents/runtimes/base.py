@@ -47,7 +47,8 @@ class Runtime(ABC):
     `supports_fork` (it can be copied), `supports_input` (it reads messages while it runs),
     `expects_result` (a success without a result message is none), `uses_command` (the agent's
     argument list says what to execute), `survives_worker` (another process can take it over),
-    `needs_credentials` (it does nothing without one of those that workers pass on).
+    `needs_credentials` (it does nothing without one of those that workers pass on), `sums_cost` (what
+    it says of money is of the whole conversation so far, that of runs before included).
     `reads` names the fields of the configuration that it reads and not every runtime does;
     `version_arguments` make its program tell its version and do nothing else, empty if none do.
     `shared` names what an agent home holds for it, directories with a slash at the end.
@@ -62,6 +63,7 @@ class Runtime(ABC):
     uses_command: bool = False
     survives_worker: bool = False
     needs_credentials: bool = False
+    sums_cost: bool = False
     reads: tuple[str, ...] = ()
     version_arguments: tuple[str, ...] = ()
     shared: tuple[str, ...] = ()
@@ -268,7 +270,7 @@ def claimed_outcome(result: Result | None, expected: bool) -> Outcome:
 
 def human_size(size: int) -> str:
     """Bytes as people write them: 512 MB."""
-    for unit, factor in (("GB", 1024**3), ("MB", 1024**2), ("KB", 1024)):
+    for unit, factor in (("TB", 1024**4), ("GB", 1024**3), ("MB", 1024**2), ("KB", 1024)):
         if size >= factor:
             return f"{size / factor:.4g} {unit}"
-    return f"{size} bytes"
+    return f"{size} bytes" if size != 1 else "1 byte"

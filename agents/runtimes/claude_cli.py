@@ -38,6 +38,7 @@ class ClaudeCLI(Runtime):
     label = "Claude Code"
     supports_resume = True
     supports_fork = True
+    sums_cost = True
     expects_result = True
     needs_credentials = True
     reads = (

@@ -65,6 +65,7 @@ class ContainerRunner(Runtime):
         self.expects_result = runtime.expects_result
         self.uses_command = runtime.uses_command
         self.needs_credentials = runtime.needs_credentials
+        self.sums_cost = runtime.sums_cost
         self.reads = runtime.reads
         self.version_arguments = runtime.version_arguments
         self.shared = runtime.shared

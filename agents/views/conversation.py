@@ -10,7 +10,7 @@ from django.template.loader import render_to_string
 from django.urls import reverse
 from django.views.decorators.http import require_http_methods, require_safe
 
-from agents import conversation, export, jobs, live, search, turns
+from agents import conversation, export, live, search, turns
 from agents.asjson import event_json, run_json, session_json
 from agents.conversation import Place, Window, place_of
 from agents.forms import RunForm
@@ -19,6 +19,7 @@ from agents.models.rights import RUN
 from agents.sessions import verdict
 from agents.transcript import LARGEST_SEQ
 from agents.views.access import aseen, demand, seen
+from agents.views.agents import submitted
 
 # Of how many runs a page may ask at a time how they ended.
 WATCHED = 5
@@ -35,7 +36,7 @@ def session_conversation(request: HttpRequest, public_id: UUID) -> HttpResponse:
     return shown(request, found)
 
 
-def shown(request: HttpRequest, found: Session, typed: str = "", complaint: str = "") -> HttpResponse:
+def shown(request: HttpRequest, found: Session, complaint: str = "") -> HttpResponse:
     """The page, maybe with a message that was refused and why."""
     window = window_of(request, found)
     query = request.GET.get("q", "").strip()[: search.LONGEST]
@@ -44,7 +45,8 @@ def shown(request: HttpRequest, found: Session, typed: str = "", complaint: str 
         "query": query,
         "found": conversation.find(found, query),
         "most": conversation.MOST,
-        "typed": typed,
+        "typed": request.POST.get("prompt", ""),
+        "again": bool(request.FILES),
         "complaint": complaint,
         "title_length": Session._meta.get_field("title").max_length,
     }
@@ -91,21 +93,21 @@ def send(request: HttpRequest, found: Session) -> HttpResponse:
     form = RunForm(found.agent, data, request.FILES)
     if not prompt.strip():
         # An agent's default prompt is not what somebody means who has typed nothing.
-        return refused(request, found, prompt, "Type a message first.")
-    if not form.is_valid():
+        return refused(request, found, "Type a message first.")
+    run = submitted(request, form) if form.is_valid() else None
+    if run is None:
         reasons = (str(reason) for reasons in form.errors.values() for reason in reasons)
-        return refused(request, found, prompt, " ".join(reasons))
-    run = jobs.submit(found.agent, by=request.user, **form.submission)
+        return refused(request, found, " ".join(reasons))
     url = run.get_absolute_url() if mode == RunForm.FORK else f"{address_of(found)}#newest"
     if request.accepts("text/html"):
         return HttpResponseRedirect(url, status=303)
     return JsonResponse({"run": str(run.public_id), "url": url}, status=202)
 
 
-def refused(request: HttpRequest, found: Session, typed: str, why: str) -> HttpResponse:
+def refused(request: HttpRequest, found: Session, why: str) -> HttpResponse:
     """The page again with what was typed; for its script the reason alone."""
     if request.accepts("text/html"):
-        return shown(request, found, typed, why)
+        return shown(request, found, why)
     return JsonResponse({"error": why}, status=422)
 
 

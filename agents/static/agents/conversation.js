@@ -299,6 +299,7 @@
     field.value = field.value.startsWith(typed) ? field.value.slice(typed.length) : field.value;
     keepDraft();
     [...form.elements].filter((each) => each.type === "file").forEach((input) => (input.value = ""));
+    form.querySelector("details").open = false;
     if (mode === "fork" || !complete) return location.assign(url);
     toEnd();
     return refresh();
