@@ -1,6 +1,7 @@
 """The real parts that tests stand on: Redis, the engine, workers, a web server."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from django.contrib.auth.models import Group, User
 from django.db import connection
 from pytest_django.plugin import DjangoDbBlocker
 
-from agents import jobs
+from agents import jobs, machine
 from agents.models import Agent, DockerSettings, Run
 from tests.environment import STATE
 from tests.images import engine_client, make_tiny
@@ -88,16 +89,23 @@ def tiny_image(engine: docker.DockerClient) -> str:
 
 
 @pytest.fixture
-def make_agent(db: None) -> Callable[..., Agent]:
-    """Creates agents: fields by name, those of the Docker settings with `docker_` before it."""
+def make_agent(db: None) -> Iterator[Callable[..., Agent]]:
+    """Creates agents: fields by name, those of the Docker settings with `docker_` before it.
+
+    What they work on goes with the test; another one's agent of the same name begins with nothing.
+    """
+    names = set()
 
     def make(name: str = "probe", **fields: Any) -> Agent:
         docker_fields = {key[7:]: fields.pop(key) for key in list(fields) if key.startswith("docker_")}
         agent = Agent.objects.create(name=name, **{"runtime": "echo", **fields})
         DockerSettings.objects.create(agent=agent, **docker_fields)
+        names.add(name)
         return agent
 
-    return make
+    yield make
+    for name in names:
+        shutil.rmtree(machine.state().workspace(name), ignore_errors=True)
 
 
 @pytest.fixture

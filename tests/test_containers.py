@@ -236,9 +236,10 @@ def test_a_forked_session_shows_its_lineage(browser: Client, make_agent: MakeAge
     middle = Session.objects.create(title="the middle", forked_from=oldest, **facts)
     youngest = Session.objects.create(title="the youngest", forked_from=middle, **facts)
     html = page(browser, youngest)
-    assert html.index("Before that") < html.index("the oldest") < html.index("Forked from")
-    html = page(browser, middle)
-    assert html.index("the oldest") < html.index("Forked into") < html.index("the youngest")
+    tree = html[html.index('class="own-tree"') :]
+    assert tree.index("the oldest") < tree.index("the middle") < tree.index("this session")
+    for other in (oldest, middle):
+        assert f'<a href="{other.get_absolute_url()}">' in tree
 
 
 @pytest.mark.parametrize("tab", ["runs", "sessions", "containers"])

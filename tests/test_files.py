@@ -387,7 +387,7 @@ def test_what_is_too_large_is_refused_with_the_limit(lived: Run, admin: User, se
     with (machine.state().workspace("files") / "sparse").open("wb") as file:
         file.truncate(1024**4)
     text = page(admin, lived.session, b"sparse").content.decode()
-    assert "It is too large to be downloaded: 1024 GB, and the limit is 1 GB." in text
+    assert "It is too large to be downloaded: 1 TB, and the limit is 1 GB." in text
     assert "download/" not in text
     begun = time.process_time()
     answer = page(admin, lived.session, b"sparse", "download/")
