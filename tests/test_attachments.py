@@ -103,7 +103,7 @@ def test_a_run_is_asked_for_again_with_its_attachments(browser: Client, make_age
 def test_uploads_are_noted_with_who_did_them(browser: Client, make_agent: MakeAgent) -> None:
     upload(browser, make_agent(), ("notes.txt", b"x"))
     noted = Audit.objects.get(deed="added")
-    assert (noted.who, noted.detail) == ("admin", "notes.txt (1 bytes)")
+    assert (noted.who, noted.detail) == ("admin", "notes.txt (1 byte)")
     assert noted.what == f"attachments of run {Run.objects.get().short_id} of probe"
 
 

@@ -143,6 +143,8 @@ def test_what_an_agent_does_is_folded_and_the_live_page_equals_the_reloaded_one(
     expect(page.locator("[data-turn]:last-child [data-part=headline]")).to_contain_text(
         "succeeded", timeout=SLOW
     )
+    # How it ended may be told before the last of what it did.
+    expect(page.locator("[data-turn]:last-child")).to_have_attribute("data-open", "0", timeout=SLOW)
     live = page.evaluate(shape)
     page.reload()
     assert page.evaluate(shape) == live

@@ -90,7 +90,7 @@ def assert_complete(run: Run) -> None:
 
 def assert_nothing_left(engine: docker.DockerClient) -> None:
     label = f"herdweb.instance={settings.HERDWEB_INSTANCE}"
-    assert engine.containers.list(all=True, filters={"label": label}) == []
+    assert engine.containers.list(all=True, filters={"label": label}, ignore_removed=True) == []
     secrets = Path(settings.HERDWEB_SECRETS_DIR)
     assert not secrets.exists() or not list(secrets.iterdir())
 
@@ -240,7 +240,9 @@ def test_other_instances_containers_are_left_alone(
         },
     )
     jobs.sweep()
-    assert {foreign.id, ours.id} <= {container.id for container in engine.containers.list(all=True)}
+    assert {foreign.id, ours.id} <= {
+        container.id for container in engine.containers.list(all=True, ignore_removed=True)
+    }
     foreign.remove()
     ours.remove()
 

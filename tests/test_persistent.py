@@ -58,7 +58,7 @@ def keeper(make_agent: MakeAgent, engine: docker.DockerClient) -> Agent:
 
 def ours(engine: docker.DockerClient) -> list[Any]:
     label = f"herdweb.instance={settings.HERDWEB_INSTANCE}"
-    return list(engine.containers.list(all=True, filters={"label": label}))
+    return list(engine.containers.list(all=True, filters={"label": label}, ignore_removed=True))
 
 
 def go(agent: Agent, script: str, session: Session | None = None) -> Run:

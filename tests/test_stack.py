@@ -247,7 +247,7 @@ def test_ctrl_c_ends_everything_but_the_containers_and_the_next_start_adopts_the
 
     print(f"Ctrl-C: {stack.interrupt():.1f} s")
     until(lambda: not alive(processes), f"Still there: {alive(processes)}", 5)
-    assert any(container in str(one.name) for one in engine.containers.list())
+    assert any(container in str(one.name) for one in engine.containers.list(ignore_removed=True))
 
     seconds = stack.start()
     print(f"Second start: {seconds:.1f} s")

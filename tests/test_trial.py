@@ -47,7 +47,10 @@ def found(agent: Agent) -> dict[str, Finding]:
 def left_behind(engine: docker.DockerClient) -> list[Any]:
     trials = machine.state().trials()
     ours: dict[str, Any] = {"label": f"herdweb.instance={django_settings.HERDWEB_INSTANCE}"}
-    return [*(trials.iterdir() if trials.is_dir() else ()), *engine.containers.list(all=True, filters=ours)]
+    return [
+        *(trials.iterdir() if trials.is_dir() else ()),
+        *engine.containers.list(all=True, filters=ours, ignore_removed=True),
+    ]
 
 
 @pytest.fixture
@@ -114,7 +117,9 @@ def test_the_dry_container_has_the_agent_s_own_limits(
 def watched(engine: docker.DockerClient) -> dict[str, Any]:
     """The dry container, as the engine knows it."""
     ours: dict[str, Any] = {"label": f"herdweb.instance={django_settings.HERDWEB_INSTANCE}"}
-    containers = until(lambda: engine.containers.list(all=True, filters=ours), "No container came")
+    containers = until(
+        lambda: engine.containers.list(all=True, filters=ours, ignore_removed=True), "No container came"
+    )
     return dict(containers[0].attrs)
 
 
