@@ -21,6 +21,7 @@ from agents import archive, jobs, machine, recovery, removal, retention, session
 from agents.models import Agent, Audit, Event, Run, Session
 from agents.retention import Limits, carry_out, plan
 from agents.runtimes import RunError
+from agents.runtimes.layout import make_private
 from tests.conftest import execute
 
 pytestmark = pytest.mark.django_db
@@ -126,7 +127,7 @@ def ran_in(session: Session | None, days: float, size: int = 0) -> Run:
         agent=session.agent, session=session, continues=session, config=earlier.config, prompt="y",
         state="succeeded", finished_at=timezone.now() - timedelta(days=days), files_bytes=size,
     )  # fmt: skip
-    folder(run).mkdir(parents=True)
+    make_private(folder(run))
     return run
 
 
@@ -210,7 +211,7 @@ def test_the_archive_goes_with_the_home_and_nothing_is_restored_into_an_empty_on
     agent = make_agent(keep_days=1)
     session = ran(agent, 2).session
     assert session
-    archive.folder(session).mkdir(parents=True)
+    make_private(archive.folder(session))
     (archive.folder(session) / "packed").write_bytes(b"x" * 9000)
     Session.objects.update(measured_at=None)
     retention.measure()

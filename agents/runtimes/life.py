@@ -58,6 +58,7 @@ class Life:
         self.reading = Reading(host, self.engine_id, since, self.collector, log_since)
         self.ended = threading.Event()
         self.left = threading.Event()
+        self._ending = threading.Lock()
         self.complete = False
         self.interrupted = False
         self.ended_at = 0.0
@@ -133,6 +134,10 @@ class Life:
             if self.reading.goes_on:
                 self.ended.wait(LOOK_SECONDS)
             elif not self.ended.wait(RETRY_SECONDS):
+                if self._has_ended():
+                    # The engine has not told those who wait, and does not always do so.
+                    self._note_the_end(interrupted=True)
+                    break
                 # The stream broke, the container did not: go on where it broke.
                 self.reading.again(follow=True)
         self.complete = self.reading.drained() and not self._may_lack_the_end()
@@ -147,6 +152,7 @@ class Life:
             self.complete = whole and self.reading.received == before
 
     def _wait(self) -> None:
+        interrupted = False
         while not self.left.is_set():
             try:
                 self.api.wait(self.engine_id, timeout=60)
@@ -155,12 +161,19 @@ class Life:
                 break
             except CLOSED as error:
                 # A time-out, or an engine that is away: its own word on the state decides.
-                self.interrupted |= TIMED_OUT not in str(error)
+                interrupted |= TIMED_OUT not in str(error)
                 if self._has_ended():
                     break
                 self.left.wait(RETRY_SECONDS)
-        self.ended_at = time.monotonic()
-        self.ended.set()
+        self._note_the_end(interrupted=interrupted)
+
+    def _note_the_end(self, *, interrupted: bool) -> None:
+        """Whoever learns of it first says so."""
+        with self._ending:
+            if not self.ended.is_set():
+                self.interrupted |= interrupted
+                self.ended_at = time.monotonic()
+                self.ended.set()
 
     def _may_lack_the_end(self) -> bool:
         """Whether the streams ended before the agent did: the engine's log has the rest.

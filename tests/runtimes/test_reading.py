@@ -1,5 +1,6 @@
 """A container's output, each byte once, when connections break and the reader is slow."""
 
+import threading
 import time
 from dataclasses import replace
 from typing import Any
@@ -86,6 +87,18 @@ def test_an_agent_that_closes_its_output_is_awaited(life: Life) -> None:
     assert collected(life)["stdout"] == b"before\n"
     assert time.monotonic() - started > 1.4
     assert life.exit("sh").code == 3
+
+
+def test_an_engine_that_does_not_tell_the_end_is_asked(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits for a container is forgotten now and then, until the wait times out."""
+    told = threading.Event()
+    monkeypatch.setattr(life.api, "wait", lambda *_, **__: told.wait(60))
+    started = time.monotonic()
+    life.start()
+    assert collected(life) == {"stdout": NUMBERS, "stderr": b"end\n"}
+    assert time.monotonic() - started < 20
+    assert life.exit("sh").code == 0
+    told.set()
 
 
 @pytest.mark.parametrize("life", ["seq 1 200000"], indirect=True)
