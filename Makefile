@@ -2,7 +2,7 @@
 VENV ?= .venv
 PYTHON := $(VENV)/bin/python
 
-.PHONY: setup setup-test run test check fmt vendor image clean
+.PHONY: setup setup-test run test test-slow check fmt vendor image clean
 
 setup:
 	@VENV=$(VENV) scripts/setup.sh run
@@ -15,7 +15,11 @@ run: setup
 
 # One test, for example: make test ARGS="-k login"
 test: setup-test
-	@$(PYTHON) -m scripts.stack with-engine $(PYTHON) -m pytest -n 3 --dist loadfile $(ARGS)
+	@$(PYTHON) -m scripts.stack with-engine $(PYTHON) -m pytest -n 3 --dist loadfile -m "not slow" $(ARGS)
+
+# What looks at every page in every way, and at very much of something.
+test-slow: setup-test
+	@$(PYTHON) -m scripts.stack with-engine $(PYTHON) -m pytest -n 3 --dist loadfile -m slow $(ARGS)
 
 check: setup-test
 	@VENV=$(VENV) scripts/check.sh

@@ -95,6 +95,7 @@ def naive(chromium: Browser, web: str, hostile: World) -> Iterator[tuple[Page, A
     context.close()
 
 
+@pytest.mark.slow
 def test_no_page_does_what_a_text_says(naive: tuple[Page, Alarms], hostile: World, web: str) -> None:
     page, alarms = naive
     run = "/runs/{attacking}/"

@@ -52,6 +52,7 @@ def test_every_rule_of_our_style_sheets_ends() -> None:
 
 # Four pictures and two examinations of every page there is.
 @pytest.mark.timeout(600)
+@pytest.mark.slow
 def test_every_page_is_sound_accessible_and_fits(chromium: Browser, web: str, seeded: World) -> None:
     wrong: list[str] = []
     with visitor(chromium, web, "admin", reduced_motion="reduce") as (page, complaints):
@@ -64,6 +65,7 @@ def test_every_page_is_sound_accessible_and_fits(chromium: Browser, web: str, se
     assert not wrong, "\n".join(wrong)
 
 
+@pytest.mark.slow
 def test_what_a_viewer_sees_is_sound_and_accessible(chromium: Browser, web: str, seeded: World) -> None:
     wrong: list[str] = []
     pages = seeded.pages()

@@ -339,6 +339,7 @@ def test_a_failure_in_the_end_leaves_nothing_behind(
     take_in(path)
 
 
+@pytest.mark.slow
 def test_a_long_session_is_carried_with_little_memory(make_agent: MakeAgent, tmp_path: Path) -> None:
     agent = make_agent(
         "long", runtime="command", command=["sh", "-c", "yes 'a line of output' | head -n 60000"]

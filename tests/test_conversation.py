@@ -141,6 +141,7 @@ def test_a_place_that_is_not_there_is_the_end(browser: Client, agent: Agent) -> 
         assert "other" not in re.sub(r"\?next=.*", "", read(browser, session, query)), query
 
 
+@pytest.mark.slow
 def test_long_sessions_are_read_in_few_queries(browser: Client, agent: Agent) -> None:
     session = long(agent, 1000, 100)
     middle = session.runs.order_by("pk")[500].pk

@@ -174,6 +174,7 @@ def test_every_name_has_an_address_of_its_own(root: Path) -> None:
 # Listing.
 
 
+@pytest.mark.slow
 def test_a_directory_of_a_hundred_thousand_files_is_listed_a_page_at_a_time(root: Path) -> None:
     for number in range(100_000):
         os.close(os.open(root / f"file-{number:06}", os.O_CREAT | os.O_WRONLY))

@@ -436,6 +436,7 @@ def test_a_turn_removes_of_every_agent_that_has_limits(make_agent: MakeAgent) ->
 
 
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.slow
 def test_five_thousand_runs_go_in_batches_while_others_write(make_agent: MakeAgent) -> None:
     agent = make_agent(keep_runs=10)
     first = ran(agent, 5000)

@@ -65,6 +65,7 @@ def numbers(count: int, first: int = 1) -> list[int]:
     return list(range(first, count + 1))
 
 
+@pytest.mark.slow
 def test_five_hundred_viewers_get_every_line_while_pages_are_served(
     make_agent: MakeAgent,
     workers: Callable[..., object],

@@ -182,6 +182,7 @@ class Endless(io.RawIOBase):
         return next(self.lines, b"")
 
 
+@pytest.mark.slow
 def test_very_many_lines_need_no_more_memory_than_some() -> None:
     tracemalloc.start()
     transcript = ClaudeTranscript(Endless(30_000))  # type: ignore[arg-type]
