@@ -124,7 +124,8 @@ def serving(
     server.daemon_threads = True
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(made, folder / "key.pem")
-    server.socket = context.wrap_socket(server.socket, server_side=True)
+    # The handshake is the handler's: a client that dies before it must not keep everybody waiting.
+    server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     yield f"https://{address}:{server.server_port}", made
