@@ -8,14 +8,16 @@ from django.contrib import admin
 from django.contrib.admin.widgets import AdminTextareaWidget, AdminTextInputWidget
 from django.contrib.auth.admin import GroupAdmin, UserAdmin
 from django.contrib.auth.models import Group, User
+from django.core.exceptions import PermissionDenied
 from django.core.paginator import Paginator
 from django.db.models import JSONField, Model, QuerySet, TextField
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import reverse
 from django.utils.functional import cached_property
 from django.utils.html import format_html
 
-from agents.forms import AgentForm, DockerSettingsForm
-from agents.models import Agent, Audit, Container, DockerSettings, Event, Run, Session
+from agents.forms import AgentForm, DockerSettingsForm, FleetForm, SiteForm
+from agents.models import Agent, Audit, Container, DockerSettings, Event, Fleet, Run, Session, Site
 from agents.models.fields import LinesField, PairsField, SecondsField, SizeField
 from agents.models.rights import Guarded, is_administrator
 from agents.prose import plain, pretty
@@ -151,9 +153,24 @@ class AgentAdmin(TryOut, Audited):
             {
                 "description": "herdweb keeps these, whatever the agent does. The defaults suit most agents.",
                 "fields": [
-                    "time_limit", "idle_limit", "cancel_grace", "exit_grace", "output_limit",
-                    "max_concurrent",
+                    "time_limit", "idle_limit", "start_limit", "wait_limit", "cancel_grace", "exit_grace",
+                    "output_limit", "max_concurrent", "priority",
                 ]
+            },
+        ),
+        (
+            "What it may spend",
+            {
+                "description": "As the agent reports it. At a limit of a day nothing new starts, and says so;"
+                " nothing that is live is ended for it.",
+                "fields": ["max_tokens", "max_cost", "day_cost", "day_tokens"],
+            },
+        ),
+        (
+            "When it fails",
+            {
+                "description": "Each further attempt is a run of its own, linked to the first one.",
+                "fields": ["retry_on", "max_retries", "retry_delay", "continue_after_limit"],
             },
         ),
         (
@@ -229,6 +246,46 @@ def records(agent: Agent) -> list[str]:
         for name, number in counts.items()
         if number
     ]
+
+
+@admin.register(Fleet)
+class FleetAdmin(Audited):
+    """Fleets, which administrators make: what they set holds for agents of many people."""
+
+    form = FleetForm
+    formfield_overrides = WIDGETS
+    list_display = ["name", "description", "max_concurrent", "month_cost", "month_tokens"]
+    search_fields = ["name", "description"]
+    fieldsets = [
+        (None, {"fields": ["name", "description"]}),
+        ("All its agents together", {"fields": ["max_concurrent", "month_cost", "month_tokens"]}),
+        (
+            "Of agents that say nothing themselves",
+            {"fields": ["time_limit", "idle_limit", "start_limit", "wait_limit", "cancel_grace"]},
+        ),
+    ]
+
+
+@admin.register(Site)
+class SiteAdmin(Audited):
+    """The limits of everybody together: one row, which is there already."""
+
+    form = SiteForm
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        """Nobody: there is one."""
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        """Nobody."""
+        return False
+
+    def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
+        """Straight to the one row."""
+        row = Site.get()
+        if not self.has_view_or_change_permission(request):
+            raise PermissionDenied
+        return HttpResponseRedirect(reverse("admin:agents_site_change", args=[row.pk]))
 
 
 class CappedPaginator(Pages):

@@ -13,8 +13,10 @@ AGENT_FIELDS = (
     "name", "description", "enabled", "runtime", "command", "model", "system_prompt", "system_prompt_mode",
     "default_prompt", "permission_mode", "allowed_tools", "denied_tools", "max_turns", "mcp_servers",
     "setting_sources", "working_directory", "workspace_scope", "git_url", "git_branch", "git_depth",
-    "git_credential", "git_push", "time_limit", "idle_limit", "cancel_grace", "exit_grace", "output_limit",
-    "max_concurrent", "session_timeout", "shared_home", "keep_days", "keep_runs", "keep_bytes",
+    "git_credential", "git_push", "time_limit", "idle_limit", "start_limit", "wait_limit", "cancel_grace",
+    "exit_grace", "output_limit", "fleet", "max_concurrent", "priority", "max_tokens", "max_cost", "day_cost",
+    "day_tokens", "retry_on", "max_retries", "retry_delay", "continue_after_limit", "session_timeout",
+    "shared_home", "keep_days", "keep_runs", "keep_bytes",
 )  # fmt: skip
 
 
@@ -26,7 +28,13 @@ def run_json(run: Run) -> dict[str, Any]:
         "state": str(run.state),
         "reason": run.reason,
         "contradiction": run.contradiction,
+        "failure": str(run.failure) or None,
         "trigger": str(run.trigger),
+        "schedule": run.schedule.name if run.schedule else None,
+        "priority": run.priority,
+        "attempt": run.attempt,
+        "first_attempt": str(run.first_attempt.public_id) if run.first_attempt else None,
+        "not_before": moment(run.not_before),
         "prompt": run.prompt,
         "attachments": run.attachments,
         "session": str(run.session.public_id) if run.session else None,
@@ -112,8 +120,9 @@ def agent_json(agent: Agent, docker: DockerSettings) -> dict[str, Any]:
 
 
 def fields(row: Model, names: Iterable[str]) -> dict[str, Any]:
-    """The named fields of a row."""
-    return {name: getattr(row, name) for name in names}
+    """The named fields of a row; another row goes by its name."""
+    found = {name: getattr(row, name) for name in names}
+    return {name: str(value) if isinstance(value, Model) else value for name, value in found.items()}
 
 
 def moment(time: datetime | None) -> str | None:

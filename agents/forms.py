@@ -8,8 +8,9 @@ from django.core.validators import ProhibitNullCharactersValidator
 
 from agents import attachments, jobs, sessions, space
 from agents.attachments import Attachment
-from agents.models import Agent, DockerSettings, Event, Run, Session, rules
-from agents.models.fields import Between, ObjectFormField, write_seconds
+from agents.models import Agent, DockerSettings, Event, Fleet, Run, Session, Site, rules
+from agents.models.fields import Between, ObjectFormField, shown, write_seconds
+from agents.models.fleet import DEADLINES
 from agents.runtimes import AgentConfig, RunError
 
 TRUE, FALSE = ("true", "on", "yes", "1"), ("false", "off", "no", "0", "")
@@ -41,6 +42,27 @@ class SwitchField(forms.BooleanField):
             return self.to_python(initial or False) != self.to_python(data or False)
         except ValidationError:
             return True
+
+
+class FleetField(forms.ModelChoiceField):  # type: ignore[type-arg]
+    """A fleet by its name."""
+
+    def __init__(self, queryset: Any, **options: Any) -> None:
+        super().__init__(queryset, **{**options, "to_field_name": "name"})
+
+    def to_python(self, value: Any) -> Any:
+        """The fleet, or an error that names those there are."""
+        try:
+            return super().to_python(value)
+        except ValidationError:
+            known = ", ".join(Fleet.objects.values_list("name", flat=True)) or "there is none yet"
+            raise ValidationError(f"{shown(str(value))} is no fleet. Choose: {known}.") from None
+
+    def prepare_value(self, value: Any) -> Any:
+        """The name, also where the row's key is known."""
+        if isinstance(value, int):
+            return Fleet.objects.filter(pk=value).values_list("name", flat=True).first() or ""
+        return super().prepare_value(value)
 
 
 class RowForm(forms.ModelForm):  # type: ignore[type-arg]
@@ -105,16 +127,39 @@ AGENT_HELP = {
     " token or user:token. Used to fetch and push. The agent never sees it.",
     "git_push": "A branch that changes are pushed to after a success, like herdweb/{agent}/{run}, with"
     " {agent}, {session}, {run} or {date} in its name. Empty: nothing is pushed.",
-    "time_limit": "A run is stopped after this time, like 30m or 2h.",
-    "idle_limit": "A run is stopped when it printed nothing for this long, like 10m.",
-    "cancel_grace": "How long it may take to end by itself once it was asked to; then it is killed.",
+    "time_limit": "A run is stopped after this time, like 30m or 2h. Empty: the fleet's, or 1h.",
+    "idle_limit": "A run is stopped when it printed nothing for this long, like 10m. Empty: the fleet's, or"
+    " 10m.",
+    "start_limit": "A run is given up when its agent has not been started this long after a worker took it,"
+    " like 5m. Empty: the fleet's, or 10m.",
+    "wait_limit": "A run is given up when it waited this long for a worker or a free slot, like 2h. Empty:"
+    " the fleet's, or no limit.",
+    "cancel_grace": "How long it may take to end by itself once it was asked to; then it is killed. Empty:"
+    " the fleet's, or 10s.",
     "exit_grace": "How long it may go on after its result; then it is ended.",
     "output_limit": "A run that printed more is stopped. Write it like 100m or 1g.",
     "session_timeout": "How long a session may lie unused and still be continued, like 24h; later it can only"
     " be forked. Empty: for ever.",
     "shared_home": "Memory file (CLAUDE.md), skills, agents, commands and plugins that all its sessions find;"
     " everything else in a session's home is its own. ro needs a container.",
+    "fleet": "A group of agents that share defaults, a number of live runs, and a purse for each month.",
     "max_concurrent": "How many runs of this agent may be live at once; others wait, and say for what.",
+    "priority": "From -10 to 10. Of runs that wait those of higher numbers start first; with the same number"
+    " agents take turns.",
+    "max_tokens": "Tokens, in and out, that one run may use; then it is stopped. Counted from its messages."
+    " Empty: no limit.",
+    "max_cost": "Dollars that one run may cost, like 2.50; then it ends. Claude Code keeps this itself."
+    " Empty: no limit.",
+    "day_cost": "Dollars that its runs may report in a day of the site's zone; then nothing new starts until"
+    " the next day. What is live goes on. Empty: no limit.",
+    "day_tokens": "Tokens, in and out, likewise.",
+    "retry_on": "After which failures a run is tried again, one a line: engine, start, rate_limit, lost,"
+    " agent (the agent itself failed). Empty: after none.",
+    "max_retries": "How often one run is tried again, 0 to 10.",
+    "retry_delay": "How long to wait before the first retry, like 30s; twice as long before each further one,"
+    " an hour at the most.",
+    "continue_after_limit": "On: a run that met the usage limit of the provider waits until that is reset,"
+    " and goes on in the same session. Off: it fails and that is it.",
     "keep_days": "Files of runs that ended longer ago are removed for good: raw output, and conversations"
     " with old runs only. Records and events stay. Empty: no limit.",
     "keep_runs": "Only the newest so many runs keep their files. Empty: all do.",
@@ -160,10 +205,17 @@ class AgentForm(RowForm):
             "system_prompt_mode", "default_prompt", "permission_mode", "allowed_tools", "denied_tools",
             "max_turns", "mcp_servers", "setting_sources", "working_directory", "workspace_scope", "git_url",
             "git_branch", "git_depth", "git_credential", "git_push", "time_limit", "idle_limit",
-            "cancel_grace", "exit_grace", "output_limit", "max_concurrent", "session_timeout", "shared_home",
+            "start_limit", "wait_limit", "cancel_grace", "exit_grace", "output_limit", "fleet",
+            "max_concurrent", "priority", "max_tokens", "max_cost", "day_cost", "day_tokens", "retry_on",
+            "max_retries", "retry_delay", "continue_after_limit", "session_timeout", "shared_home",
             "keep_days", "keep_runs", "keep_bytes",
         ]  # fmt: skip
-        field_classes = {"enabled": SwitchField, "mcp_servers": ObjectFormField}
+        field_classes = {
+            "enabled": SwitchField,
+            "mcp_servers": ObjectFormField,
+            "fleet": FleetField,
+            "continue_after_limit": SwitchField,
+        }
         error_messages = {"name": {"required": "Name is required."}}
         help_texts = AGENT_HELP
 
@@ -178,6 +230,7 @@ class AgentForm(RowForm):
         """Rules between fields; a limit below an untouched default is no contradiction."""
         data = super().clean() or {}
         grace, limit = data.get("cancel_grace"), data.get("time_limit")
+        limit = DEADLINES["time_limit"] if limit is None else limit
         if "cancel_grace" in self.changed_data and grace is not None and limit and grace > limit:
             self.add_error("cancel_grace", f"Must not be longer than the time limit, {write_seconds(limit)}.")
         self._refuse_other_case()
@@ -214,6 +267,36 @@ class DockerSettingsForm(RowForm):
         if doubles:
             self.add_error("mounts", f"{', '.join(doubles)} is used twice: here and in tmpfs.")
         return data
+
+
+class FleetForm(RowForm):
+    """Every field of a fleet."""
+
+    class Meta:
+        model = Fleet
+        fields = [
+            "name", "description", "max_concurrent", "month_cost", "month_tokens", "time_limit", "idle_limit",
+            "start_limit", "wait_limit", "cancel_grace",
+        ]  # fmt: skip
+        error_messages = {"name": {"required": "Name is required."}}
+        help_texts = {
+            "month_cost": "Dollars that its agents may report in a calendar month; then nothing new of them"
+            " starts until the next one. What is live goes on. Empty: no limit.",
+            "month_tokens": "Tokens, in and out, likewise.",
+            "time_limit": "Wall clock of a run, like 30m or 2h. Empty: 1h.",
+            "idle_limit": "Longest silence of a run, like 10m. Empty: 10m.",
+            "start_limit": "From being taken by a worker to the agent's start, like 5m. Empty: 10m.",
+            "wait_limit": "Longest wait for a worker or a free slot, like 2h. Empty: no limit.",
+            "cancel_grace": "From being asked to stop to being killed. Empty: 10s.",
+        }
+
+
+class SiteForm(RowForm):
+    """The limits of all agents together."""
+
+    class Meta:
+        model = Site
+        fields = ["max_runs", "max_per_host", "max_per_credential"]
 
 
 class LimitsForm(RowForm):
@@ -311,7 +394,9 @@ class RunForm(forms.Form):
     def overridable(self) -> list[tuple[forms.BoundField, str]]:
         """The fields of what may differ, and what the agent has, as it is written."""
         own = AgentForm(instance=self.agent)
-        return [(self[name], str(own[name].value() or "")) for name in self.OVERRIDES]
+        resolved = {name: self.agent.deadline(name) for name in self.OVERRIDES if name in DEADLINES}
+        written = {name: write_seconds(value) for name, value in resolved.items()}
+        return [(self[name], written.get(name) or str(own[name].value() or "")) for name in self.OVERRIDES]
 
     @property
     def differs(self) -> bool:

@@ -119,8 +119,9 @@ def person(db: None) -> Callable[..., User]:
 
     Tests that empty all tables take the roles along, so they are made again by their migration.
     """
-    roles = import_module("agents.migrations.0002_rights_and_pages")
-    roles.make_roles(apps, SimpleNamespace(connection=connection))
+    editor = SimpleNamespace(connection=connection)
+    import_module("agents.migrations.0002_rights_and_pages").make_roles(apps, editor)
+    import_module("agents.migrations.0014_schedule_rights").add_rights(apps, editor)
 
     def make(name: str, *groups: str, staff: bool = False) -> User:
         user = User.objects.create(username=name, password=hashed("a-password-for-tests"), is_staff=staff)

@@ -19,10 +19,12 @@ from agents.models.fields import (
     write_seconds,
     write_size,
 )
+from agents.models.fleet import DAY, DEADLINES, Deadlines, Fleet
 from agents.models.rights import Guarded
+from agents.models.site import Pausable
 from agents.runtimes import CHOICES, AgentConfig, DockerConfig, bare, human_size
 
-MB, GB, DAY = 1024**2, 1024**3, 86400
+MB, GB = 1024**2, 1024**3
 
 
 class Agents(Guarded["Agent"]):
@@ -31,7 +33,7 @@ class Agents(Guarded["Agent"]):
     agent = "pk"
 
 
-class Agent(models.Model):
+class Agent(Deadlines, Pausable):
     """What to run, how, and with which rights."""
 
     class Permission(models.TextChoices):
@@ -162,17 +164,6 @@ class Agent(models.Model):
         validators=[rules.git_push],
         help_text="A branch to push changes to after a success, like herdweb/{agent}/{run}. Empty: none.",
     )
-    time_limit = SecondsField(
-        default=3600, validators=[Between(1, 7 * DAY, write_seconds)], help_text="Wall clock, like 30m or 2h."
-    )
-    idle_limit = SecondsField(
-        default=600, validators=[Between(1, DAY, write_seconds)], help_text="Longest silence, like 10m."
-    )
-    cancel_grace = SecondsField(
-        default=10,
-        validators=[Between(0, 300, write_seconds)],
-        help_text="From being asked to stop to being killed.",
-    )
     exit_grace = SecondsField(
         default=30,
         validators=[Between(1, 600, write_seconds)],
@@ -183,10 +174,63 @@ class Agent(models.Model):
         validators=[Between(1 * MB, 4 * GB, human_size)],
         help_text="The run is stopped when it printed more, like 100m.",
     )
+    fleet = models.ForeignKey(
+        Fleet,
+        null=True,
+        blank=True,
+        on_delete=models.PROTECT,
+        related_name="agents",
+        help_text="Whose defaults, limits and purse it shares.",
+    )
     max_concurrent = models.PositiveSmallIntegerField(
         default=1,
         validators=[Between(1, 64)],
         help_text="Live runs at once; others wait and say so.",
+    )
+    priority = models.SmallIntegerField(
+        default=0,
+        validators=[Between(-10, 10)],
+        help_text="Waiting runs of higher numbers start first, from -10 to 10.",
+    )
+    max_tokens = models.BigIntegerField(
+        null=True,
+        blank=True,
+        validators=[Between(1000, 10**12)],
+        help_text="A run is stopped when it used more, in and out. Empty: no limit.",
+    )
+    max_cost = models.FloatField(
+        null=True,
+        blank=True,
+        validators=[Between(0.01, 10_000)],
+        help_text="A run ends when it cost more dollars. Empty: no limit.",
+    )
+    day_cost = models.FloatField(
+        null=True,
+        blank=True,
+        validators=[Between(0.01, 100_000)],
+        help_text="Dollars that its runs may report in a day; then nothing new starts until the next.",
+    )
+    day_tokens = models.BigIntegerField(
+        null=True,
+        blank=True,
+        validators=[Between(1000, 10**12)],
+        help_text="Tokens, in and out, that its runs may report in a day.",
+    )
+    retry_on = LinesField(
+        validators=[rules.failure_classes],
+        help_text="Failures after which it is tried again: engine, start, rate_limit, lost, agent.",
+    )
+    max_retries = models.PositiveSmallIntegerField(
+        default=3, validators=[Between(0, 10)], help_text="How often a run is tried again at the most."
+    )
+    retry_delay = SecondsField(
+        default=30,
+        validators=[Between(1, DAY, write_seconds)],
+        help_text="Before the first retry, like 30s; twice as long before each further one.",
+    )
+    continue_after_limit = models.BooleanField(
+        default=True,
+        help_text="A run that met the provider's usage limit goes on in its session when that is reset.",
     )
     session_timeout = SecondsField(
         null=True,
@@ -246,7 +290,8 @@ class Agent(models.Model):
         ]
 
     # What an agent's workspace is made of, and where from its work goes, is for administrators alone.
-    ADMINISTRATOR_FIELDS = ("working_directory", "git_url", "git_credential", "git_push", "groups")
+    # So is whose purse it shares.
+    ADMINISTRATOR_FIELDS = ("working_directory", "git_url", "git_credential", "git_push", "fleet", "groups")
 
     docker: "DockerSettings"
 
@@ -277,10 +322,18 @@ class Agent(models.Model):
                 }
             )
 
+    def deadline(self, name: str) -> Any:
+        """One of the deadlines in seconds: its own, its fleet's, or herdweb's."""
+        own = getattr(self, name)
+        if own is None:
+            return self.fleet.default(name) if self.fleet else DEADLINES[name]
+        return own
+
     def freeze(self) -> dict[str, Any]:
         """The configuration as JSON, as a run keeps it; `AgentConfig.from_json` reads it."""
         config = AgentConfig(
             **{name: getattr(self, name) for name in PLAIN_FIELDS},
+            **{name: self.deadline(name) for name in DEADLINES},
             docker=DockerConfig(**{name: getattr(self.docker, name) for name in DOCKER_FIELDS}),
         )
         return config.as_json()
@@ -290,8 +343,7 @@ PLAIN_FIELDS = (
     "name", "runtime", "command", "model", "system_prompt", "system_prompt_mode", "permission_mode",
     "allowed_tools", "denied_tools", "max_turns", "mcp_servers", "setting_sources", "working_directory",
     "workspace_scope", "git_url", "git_branch", "git_depth", "git_credential", "git_push",
-    "time_limit", "idle_limit", "cancel_grace", "exit_grace", "output_limit",
-    "session_timeout", "shared_home",
+    "exit_grace", "output_limit", "max_tokens", "max_cost", "session_timeout", "shared_home",
 )  # fmt: skip
 DOCKER_FIELDS = (
     "enabled", "image", "network", "memory", "cpus", "pids_limit", "user", "workspace_mode", "tmpfs",

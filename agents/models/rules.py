@@ -15,7 +15,10 @@ from urllib.parse import urlsplit
 from django.conf import settings
 from django.core.exceptions import ValidationError
 
+from agents.models.moments import parse_blackout, parse_cron, parse_zone
+
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+SCHEDULE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:\[\]/@-]{0,127}")
 TOOL = re.compile(r"[A-Za-z_*][A-Za-z0-9_*-]{0,127}(\([^()\x00-\x1f\x7f\ud800-\udfff]{1,500}\))?")
 ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
@@ -39,6 +42,9 @@ PROMPT_LIMIT = 1024**2
 VALUE_LIMIT = 32 * 1024
 ARGUMENT_LIMIT = 128 * 1024
 ARGUMENTS_LIMIT, TOOLS_LIMIT, VARIABLES_LIMIT, LABELS_LIMIT, MOUNTS_LIMIT = 1000, 200, 200, 32, 32
+WINDOWS_LIMIT = 50
+# The classes of failures that a new attempt may mend; "agent" is one that the agent itself told.
+RETRIED = ("engine", "start", "rate_limit", "lost", "agent")
 JSON_LIMIT, JSON_DEPTH = 256 * 1024, 20
 LARGEST_ID = 2**31 - 1
 TMPFS_LIMIT = 16 * 1024**3
@@ -64,6 +70,40 @@ def agent_name(value: str) -> None:
         raise ValidationError(
             "Name may contain a-z, 0-9, - and _ (1 to 63 characters), starting with a letter." + length
         )
+
+
+def schedule_name(value: str) -> None:
+    """A name that is safe in a path, a label, a URL and a log line, as people wrote them in their files."""
+    if not value.strip():
+        raise ValidationError("Name is required.")
+    if not SCHEDULE_NAME.fullmatch(value):
+        length = f" This one has {len(value)}." if len(value) > 63 else ""
+        raise ValidationError(
+            "Name may contain a-z, A-Z, 0-9, - and _ (1 to 63 characters), starting with a letter or digit."
+            + length
+        )
+
+
+def cron(value: str) -> None:
+    """Five fields, or one of the shortcuts, that come true some day."""
+    parse_cron(value)
+
+
+def time_zone(value: str) -> None:
+    """A name of the zone database."""
+    parse_zone(value)
+
+
+def blackouts(value: list[str]) -> None:
+    """Windows in which nothing starts."""
+    at_most(WINDOWS_LIMIT, value, "windows")
+    for window in value:
+        parse_blackout(window)
+
+
+def failure_classes(value: list[str]) -> None:
+    """Failures after which a run may be tried again."""
+    refuse_others(value, RETRIED)
 
 
 def prompt(value: str) -> None:

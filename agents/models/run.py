@@ -70,6 +70,8 @@ class Run(Keeping):
         COMMAND = "command"
         FORK = "fork"
         IMPORT = "import"
+        SCHEDULE = "schedule"
+        RETRY = "retry"
 
     class Cause(models.TextChoices):
         """Why herdweb itself stops a run."""
@@ -80,6 +82,20 @@ class Run(Keeping):
         RESULT = "result"
         OUTPUT = "output"
         WORKER = "worker"
+        START = "start"
+        BUDGET = "budget"
+
+    class Failure(models.TextChoices):
+        """What kind of failure it was, which decides whether it is tried again."""
+
+        ENGINE = "engine", "the engine"
+        START = "start", "it could not be started"
+        RATE_LIMIT = "rate_limit", "the provider refused or was overloaded"
+        USAGE_LIMIT = "usage_limit", "the provider's usage limit"
+        LOST = "lost", "it was lost"
+        AGENT = "agent", "the agent failed"
+        LIMIT = "limit", "one of its own limits"
+        HERDWEB = "herdweb", "a mistake of herdweb"
 
     public_id = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
     agent = models.ForeignKey(Agent, on_delete=models.PROTECT, related_name="runs")
@@ -110,6 +126,26 @@ class Run(Keeping):
     )
     changes = models.JSONField(default=dict, blank=True, help_text="What it did to a git workspace.")
 
+    priority = models.SmallIntegerField(default=0)
+    key = models.CharField(
+        max_length=100,
+        blank=True,
+        help_text="Chosen by who asked: the same key of the same agent is the same run.",
+    )
+    schedule = models.ForeignKey(
+        "agents.Schedule", null=True, blank=True, on_delete=models.SET_NULL, related_name="runs"
+    )
+    first_attempt = models.ForeignKey(
+        "self",
+        null=True,
+        blank=True,
+        on_delete=models.SET_NULL,
+        related_name="further_attempts",
+        help_text="Of a retry: the run that was asked for.",
+    )
+    not_before = models.DateTimeField(null=True, help_text="A pending run is left alone until then.")
+    start_by = models.DateTimeField(null=True, help_text="A run that is still pending then is given up.")
+
     state = models.CharField(max_length=12, choices=State, default=State.QUEUED)
     reason = models.TextField(blank=True)
     suspect = models.BooleanField(default=False)
@@ -117,11 +153,29 @@ class Run(Keeping):
     lease_owner = models.CharField(max_length=100, blank=True)
     lease_until = models.DateTimeField(null=True)
     rung_at = models.DateTimeField(null=True)
+    held_by = models.CharField(
+        max_length=150,
+        blank=True,
+        help_text="Which limit of a worker's kept it waiting: host:… or credential:…",
+    )
+    holds_slot = models.BooleanField(
+        default=False, help_text="Counts for the limits: from its claim until its container is really gone."
+    )
+    host = models.CharField(
+        max_length=100, blank=True, help_text="The machine or engine that it was taken to."
+    )
+    credential = models.CharField(
+        max_length=100, blank=True, help_text="The name and a fingerprint of the credential that it uses."
+    )
+    leave = models.BooleanField(default=False, help_text="Its worker is asked to hand it over.")
+    followed_up = models.BooleanField(default=True, help_text="What follows from its end has been done.")
+    failure = models.CharField(max_length=12, choices=Failure, blank=True)
     stop_cause = models.CharField(max_length=10, choices=Cause, blank=True)
     stop_by = models.CharField(max_length=150, blank=True)
     stop_requested_at = models.DateTimeField(null=True)
 
     created = models.DateTimeField(auto_now_add=True)
+    claimed_at = models.DateTimeField(null=True)
     started_at = models.DateTimeField(null=True)
     finished_at = models.DateTimeField(null=True)
     deadline_at = models.DateTimeField(null=True)
@@ -136,6 +190,10 @@ class Run(Keeping):
     runtime_version = models.CharField(max_length=64, blank=True)
 
     contradiction = models.TextField(blank=True, help_text="Where its transcript says something else.")
+
+    used = models.JSONField(
+        default=dict, blank=True, help_text="What its messages add up to so far: turns and tokens."
+    )
 
     result = models.TextField(blank=True)
     result_seen_at = models.DateTimeField(null=True)
@@ -152,7 +210,33 @@ class Run(Keeping):
 
     class Meta:
         ordering = ["-id"]
+        constraints = [
+            models.UniqueConstraint(fields=["agent", "key"], name="run_key_once", condition=~models.Q(key=""))
+        ]
         indexes = [
+            # The line of those that wait: all that is asked of it, since rows are long.
+            models.Index(
+                fields=[
+                    "state",
+                    "priority",
+                    "id",
+                    "agent",
+                    "continues",
+                    "forks",
+                    "not_before",
+                    "start_by",
+                    "held_by",
+                    "rung_at",
+                ],
+                name="run_pending",
+                condition=models.Q(state__in=("queued", "waiting")),
+            ),
+            models.Index(
+                fields=["agent", "host", "credential", "state"],
+                name="run_holding",
+                condition=models.Q(holds_slot=True),
+            ),
+            models.Index(fields=["id"], name="run_to_follow", condition=models.Q(followed_up=False)),
             models.Index(fields=["agent", "-id"], name="run_by_agent"),
             models.Index(fields=["state", "lease_until"], name="run_by_state"),
             models.Index(fields=["state", "-id"], name="run_of_state"),
@@ -225,6 +309,13 @@ class Run(Keeping):
         return asked + timedelta(seconds=self.agent_config.cancel_grace)
 
     @property
+    def starts_until(self) -> datetime | None:
+        """When a run that a worker has taken and that does not start is given up."""
+        if self.state != self.State.STARTING or self.claimed_at is None:
+            return None
+        return self.claimed_at + timedelta(seconds=self.agent_config.start_limit)
+
+    @property
     def silent_until(self) -> datetime | None:
         """When a running agent that says nothing more is stopped."""
         if self.state != self.State.RUNNING or self.last_output_at is None:
@@ -250,19 +341,35 @@ class Run(Keeping):
 
     # Moves between states.
 
-    def claim(self, owner: str) -> bool:
-        """Take a run that waits for its turn, or a live one whose owner has not been heard of."""
+    def claim(self, owner: str, host: str = "", credential: str = "") -> bool:
+        """Take a run that waits for its turn, or a live one whose owner has not been heard of.
+
+        A new one takes a slot on this host, with this credential.
+        """
         now = timezone.now()
-        mine: dict[str, Any] = {"lease_owner": owner, "lease_until": now + LEASE}
-        if self._move(self.PENDING, state=self.State.STARTING, reason="", **mine):
+        mine: dict[str, Any] = {"lease_owner": owner, "lease_until": now + LEASE, "leave": False}
+        slot = {"holds_slot": True, "host": host, "credential": credential, "held_by": ""}
+        begun = {"state": self.State.STARTING, "reason": "", "claimed_at": now, "followed_up": False}
+        if self._move(self.PENDING, **begun, **slot, **mine):
             return True
         # Nobody listened in between, so its silence starts now.
         forsaken = models.Q(lease_until__lt=now) | models.Q(lease_until=None)
         return self._move(self.LIVE, forsaken, last_output_at=now, **mine)
 
-    def wait(self, reason: str) -> bool:
+    def wait(self, reason: str, held_by: str = "") -> bool:
         """Put off a run that may not start yet; the reason names what it waits for."""
-        return self._move(self.PENDING, state=self.State.WAITING, reason=reason)
+        return self._move(self.PENDING, state=self.State.WAITING, reason=reason, held_by=held_by)
+
+    def expire(self, reason: str) -> bool:
+        """Give up a run that has waited for too long."""
+        return self._move(
+            self.PENDING,
+            state=self.State.TIMED_OUT,
+            reason=reason,
+            failure=self.Failure.LIMIT,
+            finished_at=timezone.now(),
+            followed_up=False,
+        )
 
     def started(self, owner: str) -> bool:
         """The agent's process is on its way."""
@@ -303,9 +410,10 @@ class Run(Keeping):
             stop_cause=self.Cause.CANCEL,
             stop_by=by[:150],
             finished_at=timezone.now(),
+            followed_up=False,
         )
 
-    def finish(self, owner: str, state: str, outcome: Outcome) -> bool:
+    def finish(self, owner: str, state: str, outcome: Outcome, failure: str = "") -> bool:
         """The one way into a terminal state, for the owner of the lease alone."""
         return self._move(
             self.LIVE,
@@ -313,6 +421,7 @@ class Run(Keeping):
             state=state,
             reason=outcome.reason[:RESULT_LIMIT],
             suspect=outcome.suspect,
+            failure=failure,
             finished_at=timezone.now(),
             lease_until=None,
         )

@@ -55,7 +55,7 @@ class DockerConfig:
 
 @dataclass(frozen=True)
 class AgentConfig:
-    """What to execute and with which rights; limits in seconds and bytes, 0 meaning none."""
+    """What to execute and with which rights; limits in seconds, bytes, tokens and dollars, None for none."""
 
     name: str
     runtime: str
@@ -79,8 +79,12 @@ class AgentConfig:
     time_limit: int = 3600
     idle_limit: int = 600
     cancel_grace: int = 10
+    start_limit: int = 600
+    wait_limit: int | None = None
     exit_grace: int = 30
     output_limit: int = 100 * 1024**2
+    max_tokens: int | None = None
+    max_cost: float | None = None
     session_timeout: int | None = None
     shared_home: str = "none"
     docker: DockerConfig = field(default_factory=DockerConfig)

@@ -45,7 +45,7 @@ def agents(request: HttpRequest) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 def agent(request: HttpRequest, name: str) -> HttpResponse:
     """One agent at a glance; a POST starts a run and leads to its page."""
-    found = seen(request, Agent.objects.select_related("docker"), name=name)
+    found = seen(request, Agent.objects.select_related("docker", "fleet"), name=name)
     initial = asked_before(found, request.GET.get("from", ""))
     may_override = request.user.has_perm(CHANGE)
     form = RunForm(found, request.POST or None, initial=initial, may_override=may_override)
@@ -83,6 +83,7 @@ def about(request: HttpRequest, found: Agent, form: RunForm) -> dict[str, object
     return {
         "agent": found,
         "form": form,
+        "config": config,
         "offers": offers(found, chosen, request.user),
         "shared_home": machine.shared(config),
         "kept": retention.keeps(found),
