@@ -14,7 +14,7 @@ from django.db.migrations.executor import MigrationExecutor
 from django.utils import timezone
 from redis.exceptions import RedisError
 
-from agents import jobs, machine, space
+from agents import bells, machine, space
 from agents.runtimes import EngineReport, RunError, engine_report, human_size
 from agents.runtimes.image import Image, images
 
@@ -104,8 +104,8 @@ def examine_clock(name: str, time: datetime | None) -> Finding:
 def examine_queue() -> Iterator[Finding]:
     """Redis, and who listens to it."""
     try:
-        version = jobs.queue().connection.info("server")["redis_version"]
-        workers = jobs.workers()
+        version = bells.queue().connection.info("server")["redis_version"]
+        workers = bells.workers()
     except RedisError as error:
         yield without_redis(error)
         yield Finding("workers", "warn", "Not known, because Redis does not answer.", "Start Redis first.")

@@ -5,15 +5,26 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import BinaryIO
 
 from django.db import OperationalError, transaction
 from django.utils import timezone
 
-from agents import archive, attachments, kept, machine, sessions, space, turns, witness, workspaces
-from agents.models import Agent, Container, LeaseLost, Run, Session
+from agents import (
+    archive,
+    attachments,
+    kept,
+    machine,
+    queueing,
+    retries,
+    sessions,
+    spending,
+    witness,
+    workspaces,
+)
+from agents.models import Agent, Container, LeaseLost, Run, Session, Site
 from agents.models.fields import write_seconds
 from agents.runtimes import (
     ContainerFacts,
@@ -42,38 +53,31 @@ ENDS = {
     Run.Cause.IDLE: Run.State.TIMED_OUT,
     Run.Cause.OUTPUT: Run.State.FAILED,
     Run.Cause.WORKER: Run.State.LOST,
+    Run.Cause.START: Run.State.TIMED_OUT,
+    Run.Cause.BUDGET: Run.State.FAILED,
 }
+# What is left of a time when a run is warned of its end, as a part of it.
+HALF = 0.5
 
 Notify = Callable[[Run], None]
 
 
 def claim(run: Run, owner: str) -> bool:
-    """Take the run, or put it off with the reason; the agent's row serialises those who ask."""
+    """Take the run, or put it off with the reason.
+
+    The site's row serialises those who give out slots; the agent's is locked as well, because whoever
+    decides what happens to its containers locks that one.
+    """
+    place = machine.place(run.agent_config)
     with transaction.atomic():
-        agent = Agent.objects.select_for_update().get(pk=run.agent_id)
+        site = Site.lock()
+        agent = Agent.objects.select_for_update(of=("self",)).select_related("fleet").get(pk=run.agent_id)
         run.refresh_from_db()
-        reason = obstacle(run, agent) if run.state in Run.PENDING else ""
-        if reason:
-            run.wait(reason)
+        found = queueing.obstacle(run, agent, site, place) if run.state in Run.PENDING else None
+        if found:
+            run.wait(found.reason, found.held_by)
             return False
-        return run.claim(owner)
-
-
-def obstacle(run: Run, agent: Agent) -> str:
-    """Why a run may not start yet; empty if it may."""
-    if not agent.enabled:
-        return f"The agent {agent} is switched off."
-    shortage = space.shortage()
-    if shortage:
-        return f"{shortage} It starts when there is room again."
-    held = sessions.in_use(run) or turns.held(run)
-    if held:
-        return held
-    live = list(Run.objects.filter(agent=agent, state__in=Run.LIVE).exclude(pk=run.pk))
-    if len(live) < agent.max_concurrent:
-        return kept.occupied(run, live)
-    ids = ", ".join(other.short_id for other in live)
-    return f"Agent limit {len(live)}/{agent.max_concurrent}: run {ids} is live."
+        return run.claim(owner, place.host, place.credential)
 
 
 class Supervision:
@@ -86,9 +90,11 @@ class Supervision:
         self.config = run.agent_config
         self.runtime: Runtime = machine.runtime(self.config)
         self.end: Exit | None = None
+        self.error: RunError | None = None
         self.cut = 0
         self.leaving = False
         self.stopping = False
+        self.warned: set[str] = set()
         self._looked = self._renewed = time.monotonic()
 
     def leave(self) -> None:
@@ -103,6 +109,7 @@ class Supervision:
         try:
             handed_over = self._work()
         except RunError as error:
+            self.error = error
             outcome = Outcome(ok=False, reason=str(error))
         else:
             if handed_over:
@@ -224,10 +231,13 @@ class Supervision:
     def _look(self) -> None:
         if self.stopping or self.end:
             return
-        fields = ["state", "stop_cause", "stop_by", "stop_requested_at", "reason"]
+        fields = ["state", "stop_cause", "stop_by", "stop_requested_at", "reason", "leave"]
         self.run.refresh_from_db(fields=fields)
+        # Whoever drains this worker hands over only what lives on without it.
+        self.leaving |= self.run.leave and self.runtime.survives_worker
         if self.run.state != Run.State.CANCELLING:
             self._enforce()
+            self._warn()
         if self.run.state == Run.State.CANCELLING:
             self.stopping = True
             self.runtime.stop(self._grace_left())
@@ -241,16 +251,50 @@ class Supervision:
 
     def _exceeded(self) -> tuple[str, str]:
         run, config, now = self.run, self.config, timezone.now()
-        quiet = now - (run.last_output_at or now)
         if run.result_seen_at and now - run.result_seen_at > timedelta(seconds=config.exit_grace):
             return Run.Cause.RESULT, f"No exit within {write_seconds(config.exit_grace)} of its result."
+        if run.starts_until and now > run.starts_until:
+            return Run.Cause.START, f"It was not started within {write_seconds(config.start_limit)}."
         if run.deadline_at and now > run.deadline_at:
             return Run.Cause.TIME, f"Time limit of {write_seconds(config.time_limit)} reached."
-        if run.started_at and quiet > timedelta(seconds=config.idle_limit):
+        if run.started_at and self._quiet(now) > timedelta(seconds=config.idle_limit):
             return Run.Cause.IDLE, f"No output for {write_seconds(config.idle_limit)} (idle limit)."
         if run.output_bytes + run.stderr_bytes > config.output_limit:
             return Run.Cause.OUTPUT, f"More output than the limit of {human_size(config.output_limit)}."
-        return "", ""
+        over = spending.exceeded(run, config)
+        return (Run.Cause.BUDGET, over) if over else ("", "")
+
+    def _quiet(self, now: datetime) -> timedelta:
+        """How long it has been silent."""
+        return now - (self.run.last_output_at or now)
+
+    def _warn(self) -> None:
+        """Say once that half of its time, or of its longest silence, is over."""
+        run, config, now = self.run, self.config, timezone.now()
+        if run.started_at is None:
+            return
+        if self._quiet(now) < HALF * timedelta(seconds=config.idle_limit):
+            self.warned.discard(Run.Cause.IDLE)
+        elif config.idle_limit > 1:
+            quiet, left = self._quiet(now), config.idle_limit
+            self._say(
+                Run.Cause.IDLE, f"Silent for {spoken(quiet)}; it is stopped after {write_seconds(left)}."
+            )
+        if now - run.started_at >= HALF * timedelta(seconds=config.time_limit):
+            limit = write_seconds(config.time_limit)
+            self._say(Run.Cause.TIME, f"Half of its time is over; it is stopped after {limit}.")
+
+    def _say(self, cause: str, text: str) -> None:
+        """A warning, unless this worker or one before it has given it already."""
+        if cause in self.warned:
+            return
+        self.warned.add(cause)
+        before = self.run.events.filter(kind="status", payload__warns=str(cause))
+        if cause == Run.Cause.IDLE and self.run.last_output_at:
+            before = before.filter(created__gte=self.run.last_output_at)
+        if not before.exists():
+            self.run.note(text, warns=str(cause))
+            self.notify(self.run)
 
     def _grace_left(self) -> float:
         """Of the agent's grace, what a former worker has not used up already."""
@@ -288,8 +332,9 @@ class Supervision:
             # While nobody else may enter its container.
             kept.put_to_rest(self.run)
         # One transaction: whoever sees the state sees the last event, too.
+        failure = retries.classify(self.run, state, verdict, self.error)
         with transaction.atomic():
-            if not self.run.finish(self.owner, state, verdict):
+            if not self.run.finish(self.owner, state, verdict, failure):
                 raise LeaseLost(str(self.run.public_id))
             sessions.remember(self.run)
             if self.cut:
@@ -325,6 +370,11 @@ class Supervision:
         if self.run.result_is_error:
             return Run.State.FAILED, Outcome(ok=False, reason=f"{self.run.result} {why}".strip())
         return Run.State.SUCCEEDED, Outcome(ok=True, reason=f"{why} It was stopped.", suspect=True)
+
+
+def spoken(time: timedelta) -> str:
+    """Whole seconds as people write them."""
+    return write_seconds(int(time.total_seconds()))
 
 
 def stored_end(run: Run) -> Exit | None:

@@ -12,7 +12,7 @@ from uuid import UUID
 from asgiref.sync import sync_to_async
 from django.db import OperationalError
 
-from agents import jobs
+from agents import bells
 from agents.hints import LOOK, Hub, ring_or_time
 from agents.transcript import LARGEST_SEQ
 
@@ -181,7 +181,7 @@ class Reader:
         await asyncio.sleep(LOOK)
 
     async def _read(self) -> None:
-        async with HUB.listening(jobs.channel(str(self._run_id))) as bell:
+        async with HUB.listening(bells.channel(str(self._run_id))) as bell:
             while not self.ended:
                 bell.clear()
                 more = await self._turn()

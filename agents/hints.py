@@ -9,7 +9,7 @@ import redis.asyncio as redis
 from django.conf import settings
 from redis.exceptions import RedisError
 
-from agents import jobs
+from agents import bells
 
 # The longest wait for a hint, in seconds: it may have been lost.
 LOOK = 0.5
@@ -53,7 +53,7 @@ class Hub:
     async def _listen(self) -> None:
         client = redis.from_url(settings.HERDWEB_REDIS_URL, socket_timeout=None)
         async with client, client.pubsub() as subscription:
-            await subscription.psubscribe(jobs.channel("*"))
+            await subscription.psubscribe(bells.channel("*"))
             async for hint in subscription.listen():
                 self._ring(hint)
 

@@ -1,45 +1,49 @@
-"""The one door: `submit` and `cancel` for the web, `execute` and `tick` for the worker's side.
-
-The row is the truth, the queue is a bell: it carries a run's id and nothing else, and losing it
-costs latency only, because `tick` rings again for what it finds in the database.
-"""
+"""The one door: `submit` and `cancel` for the web, `execute` and `tick` for the worker's side."""
 
 import json
 import logging
 import os
 import signal
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
-from functools import lru_cache
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
-import django_rq
 import structlog
 from django.core.exceptions import ValidationError
-from django.db import OperationalError, transaction
+from django.db import IntegrityError, OperationalError, transaction
 from django.utils import timezone
-from redis.exceptions import RedisError
-from rq import Worker
 
-from agents import attachments, execution, reconcile
-from agents.models import Agent, Audit, LeaseLost, Run, Session
+from agents import attachments, execution, limits, machine, queueing, reconcile, retries, schedules
+from agents.bells import publish, queue, ring, ring_all, ring_next, workers
+from agents.models import Agent, Audit, Beat, LeaseLost, Run, Session
+from agents.models.fields import write_seconds
+from agents.queueing import Turn
+from agents.runtimes import RunError
 
 logger = logging.getLogger(__name__)
 
-# A bell that was rung this long ago may have been lost.
-RING_AGAIN = timedelta(seconds=5)
 # Looking through the engine's containers costs more than looking at rows.
 SWEEP_EVERY = timedelta(seconds=10)
-FOREVER = -1
-# A worker that has said nothing for so long is dead; `HerdWorker` speaks three times as often.
-HEARTBEAT = timedelta(seconds=30)
+# Queued runs that are told in one tick what they wait for.
+EXPLAINED_AT_ONCE = 50
 # In seconds: how long a test of an agent may wait, and then take; how long its result is kept.
 TRIAL_LIMIT, TRIAL_KEPT = 45, 300
+# When its turn comes, for no reason but the asking.
+AT_ONCE = Turn()
 # How the event begins that says in what a run differs from its agent.
 DIFFERS = "For this run only: "
+
+
+class Asked(NamedTuple):
+    """What was asked for, by which a key is compared."""
+
+    agent: Agent
+    prompt: str
+    continues: Session | None
+    forks: Session | None
 
 
 def submit(
@@ -52,39 +56,82 @@ def submit(
     forks: Session | None = None,
     config: dict[str, Any] | None = None,
     attached: Sequence[attachments.Attachment] = (),
+    turn: Turn = AT_ONCE,
 ) -> Run:
     """Create a run, with the agent's configuration frozen, and ring for it once it is committed.
 
     `attached` are files, which are stored first. `config` is a frozen configuration that differs from
     the agent's, as a valid form has it. `by` is the user who asked, or the name of whoever did in a
-    terminal. Validation is the caller's form; whether the session can really be continued is judged
-    again when the run starts. Raises RunError when the files cannot be stored.
+    terminal. `turn` says when it may start, and what it belongs to; with a key that the agent has a
+    run of already, that one is returned and nothing is created. Validation is the caller's form;
+    whether the session can really be continued is judged again when the run starts. Raises RunError
+    when the files cannot be stored, or the key was used for something else.
     """
+    asked = Asked(agent, prompt, continues, forks)
+    known = of_key(asked, turn.key)
+    if known:
+        return known
     usual = agent.freeze()
-    differs = {name: config[name] for name in usual if config and config[name] != usual[name]}
     public_id = uuid4()
-    # Before the transaction, so that nobody waits for the files of others.
-    with attachments.keeping(str(public_id), attached) as stored, transaction.atomic():
-        run = Run.objects.create(
-            public_id=public_id,
-            agent=agent,
-            config=config or usual,
-            prompt=prompt,
-            attachments=stored,
-            trigger=Run.Trigger.FORK if forks else trigger,
-            requested_by=None if isinstance(by, str) else by,
-            continues=continues,
-            forks=forks,
-        )
-        run.note(f"Queued by {by or trigger}.")
-        if differs:
-            run.note(f"{DIFFERS}{json.dumps(differs)[1:-1]}", differs=differs)
-        witness(run, by or trigger, Audit.Deed.STARTED, prompt)
-        if stored:
-            run.note(f"Attached: {attachments.summary(run)}.", attachments=stored)
-            witness(run, by or trigger, Audit.Deed.ADDED, attachments.summary(run), "attachments of ")
-        transaction.on_commit(lambda: ring(run), robust=True)
+    try:
+        # Before the transaction, so that nobody waits for the files of others.
+        with attachments.keeping(str(public_id), attached) as stored, transaction.atomic():
+            run = Run.objects.create(
+                public_id=public_id,
+                agent=agent,
+                config=config or usual,
+                prompt=prompt,
+                attachments=stored,
+                trigger=Run.Trigger.FORK if forks else trigger,
+                requested_by=None if isinstance(by, str) else by,
+                continues=continues,
+                forks=forks,
+                **turn.columns(agent, config or usual),
+            )
+            tell(run, by or trigger, turn, differing(config, usual))
+            if turn.ring:
+                transaction.on_commit(lambda: announce(run), robust=True)
+    except IntegrityError:
+        known = of_key(asked, turn.key)
+        if known is None:
+            raise
+        return known
     return run
+
+
+def differing(config: dict[str, Any] | None, usual: dict[str, Any]) -> dict[str, Any]:
+    """The settings that are others for this run only."""
+    return {name: config[name] for name in usual if config[name] != usual[name]} if config else {}
+
+
+def of_key(asked: Asked, key: str) -> Run | None:
+    """The run that was asked for with this key before; RunError when it was for something else."""
+    run = Run.objects.filter(agent=asked.agent, key=key).select_related("agent").first() if key else None
+    if run and (run.prompt, run.continues, run.forks) != asked[1:]:
+        raise RunError(f"The key {key} was used for another request, run {run.short_id}. Choose a new one.")
+    return run
+
+
+def tell(run: Run, by: Any, turn: Turn, differs: dict[str, Any]) -> None:
+    """The first events of a run, and its lines in the audit trail."""
+    run.note(f"Queued by {by}.{f' {turn.reason}' if turn.reason else ''}")
+    if differs:
+        run.note(f"{DIFFERS}{json.dumps(differs)[1:-1]}", differs=differs)
+    witness(run, by, Audit.Deed.STARTED, run.prompt)
+    if run.attachments:
+        run.note(f"Attached: {attachments.summary(run)}.", attachments=run.attachments)
+        witness(run, by, Audit.Deed.ADDED, attachments.summary(run), "attachments of ")
+
+
+def announce(run: Run) -> None:
+    """Ring for a new run, or for whoever is before it in the line; or say what it waits for."""
+    if run.not_before:
+        return
+    if not Run.objects.filter(state__in=Run.PENDING).exclude(pk=run.pk).exists():
+        # As ever: whether it may start is judged by the worker.
+        ring(run)
+    elif not explained(run):
+        ring_next()
 
 
 def cancel(run: Run, by: Any) -> bool:
@@ -96,7 +143,7 @@ def cancel(run: Run, by: Any) -> bool:
         if run.withdraw(str(by)):
             run.note(f"Cancelled by {by} before it started.")
             # Others of its session may have waited for it.
-            transaction.on_commit(lambda: ring_all(reconcile.startable(run.agent)), robust=True)
+            transaction.on_commit(lambda: follow_up(run), robust=True)
         elif run.stop(Run.Cause.CANCEL, str(by), f"Cancelled by {by}; waiting for the agent to end."):
             run.note(f"Cancelled by {by}.")
         else:
@@ -120,13 +167,30 @@ def execute(run_id: str) -> None:
     """
     run = known(run_id)
     owner = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
-    if run is None or not execution.claim(run, owner):
+    if run is None:
+        return
+    if not execution.claim(run, owner):
+        ring_next()
         return
     structlog.contextvars.bind_contextvars(run=str(run.public_id), agent=run.agent.name)
     publish(run)
+    # Its bell was heard by one worker; the next run in the line is for another.
+    ring_next()
     supervise(execution.Supervision(run, owner, publish))
-    run.agent.refresh_from_db()
-    ring_all(reconcile.startable(run.agent))
+    follow_up(run)
+
+
+def follow_up(run: Run) -> None:
+    """What follows from the end of a run, once, whoever comes to it first; `tick` does if nobody did."""
+    with transaction.atomic():
+        mine = Run.objects.filter(pk=run.pk, followed_up=False, state__in=Run.TERMINAL)
+        if mine.update(followed_up=True):
+            run.refresh_from_db()
+            retries.after(run, submit)
+            if run.schedule:
+                schedules.after_run(run)
+    limits.release()
+    ring_next(released=True)
 
 
 def known(run_id: str) -> Run | None:
@@ -158,9 +222,47 @@ def supervise(supervision: execution.Supervision) -> None:
         ring(run)
 
 
-def tick(now: datetime | None = None) -> None:
-    """Repair what is left over from anything that died; idempotent, any number at once."""
-    ring_all([*reconcile.abandoned(), *reconcile.pending()], now or timezone.now())
+def tick(now: datetime | None = None, source: str = "") -> None:
+    """Start what is due, and repair what is left over from anything that died.
+
+    Idempotent; any number at once. `source` is who looks at the clock, one of `Beat.Source`.
+    """
+    now = now or timezone.now()
+    if source:
+        Beat.note(source, machine.name(), now)
+    schedules.tick(now, submit, cancel, source)
+    for run in queueing.late(now):
+        give_up(run)
+    for run in Run.objects.filter(followed_up=False, state__in=Run.TERMINAL).select_related("agent")[:100]:
+        follow_up(run)
+    ring_all(reconcile.abandoned())
+    explain()
+    ring_next(released=limits.release() > 0)
+
+
+def give_up(run: Run) -> None:
+    """End a run that has waited for longer than it may, with what it waited for."""
+    limit = write_seconds(run.agent_config.wait_limit or 0)
+    reason = f"It did not start within {limit} (wait limit). {run.reason}".strip()
+    if run.expire(reason):
+        run.note(f"Run timed out: {reason}", state=run.state)
+        publish(run)
+        follow_up(run)
+
+
+def explain() -> None:
+    """Tell queued runs that may not start yet what they wait for."""
+    for run in queueing.unexplained(EXPLAINED_AT_ONCE):
+        explained(run)
+
+
+def explained(run: Run) -> bool:
+    """Whether something speaks against the start of a run now, which it then tells."""
+    reason = queueing.why(run)
+    if not reason or not run.wait(reason):
+        return False
+    publish(run)
+    return True
 
 
 def sweep() -> None:
@@ -168,47 +270,6 @@ def sweep() -> None:
     removed = reconcile.sweep()
     if removed:
         logger.warning("Removed %d containers of runs that have ended.", removed)
-
-
-def ring_all(runs: Iterable[Run], now: datetime | None = None) -> None:
-    """Ring for each run whose bell is not waiting to be heard already."""
-    due = [run for run in runs if now is None or not run.rung_at or run.rung_at < now - RING_AGAIN]
-    if not due:
-        return
-    try:
-        heard = set(queue().get_job_ids())
-    except RedisError:
-        return
-    for run in due:
-        if not any(job.startswith(job_id(run)) for job in heard):
-            ring(run)
-
-
-def ring(run: Run) -> None:
-    """Enqueue `execute` for a run; when the queue cannot be reached, `tick` does it later."""
-    Run.objects.filter(pk=run.pk).update(rung_at=timezone.now())
-    try:
-        queue().enqueue(
-            "agents.jobs.execute",
-            str(run.public_id),
-            job_id=f"{job_id(run)}-{uuid4().hex[:6]}",
-            job_timeout=FOREVER,
-            result_ttl=0,
-            failure_ttl=3600,
-        )
-    except RedisError as error:
-        logger.warning("Run %s waits for the queue to come back: %s", run.short_id, error)
-
-
-def job_id(run: Run) -> str:
-    """What a run's bells have in common."""
-    return f"run-{run.public_id}"
-
-
-@lru_cache(maxsize=1)
-def queue() -> Any:
-    """The queue, one per process, because each new one opens connections of its own."""
-    return django_rq.get_queue("default")
 
 
 def ring_trial(agent: Agent) -> None:
@@ -256,26 +317,3 @@ def trial_id(agent: Agent) -> str:
 def age(since: datetime | None) -> float:
     """Seconds."""
     return (timezone.now() - since).total_seconds() if since else 0.0
-
-
-def publish(run: Run) -> None:
-    """Tell open pages that there is something new; they look by themselves if this is lost."""
-    try:
-        queue().connection.publish(channel(str(run.public_id)), run.event_count)
-    except RedisError:
-        logger.debug("No hint for run %s: the queue is away.", run.short_id)
-
-
-def channel(run_id: str) -> str:
-    """The channel of hints about one run."""
-    return f"herdweb:run:{run_id}"
-
-
-def workers() -> list[str]:
-    """Names of RQ's workers that are alive, for `doctor` and the pages; raises RedisError.
-
-    RQ goes on to list a worker that was killed, until its entry expires.
-    """
-    recently = timezone.now() - HEARTBEAT
-    found = Worker.all(queue=queue())
-    return [worker.name for worker in found if worker.last_heartbeat and worker.last_heartbeat > recently]

@@ -17,7 +17,7 @@ from django.template.loader import render_to_string
 from django.utils import timezone
 from redis.exceptions import RedisError
 
-from agents import jobs, transcript
+from agents import bells, queueing, transcript
 from agents.fanout import POOL, SLICE, Look, Reader, message, reading
 from agents.fanout import News as News
 from agents.fanout import Seen as Seen
@@ -96,15 +96,31 @@ def facts(run: Run) -> str:
 
 
 def obstacle(run: Run) -> str:
-    """Why a queued run stays queued although nothing speaks against it; empty if nothing is wrong."""
-    if run.state != Run.State.QUEUED or timezone.now() - run.created < PATIENCE:
+    """Why a run has not started, as it is now, and its place in the line; empty for one that has."""
+    if run.state not in Run.PENDING:
         return ""
+    reason = queueing.why(run)
+    if not reason and timezone.now() - run.created < PATIENCE:
+        return ""
+    return " ".join(filter(None, [reason or nobody(), place(run)]))
+
+
+def nobody() -> str:
+    """Why nobody takes a run that may start."""
     try:
         return (
-            "" if jobs.workers() else "No worker is running, so nothing takes this run. Start one: make run."
+            "All workers are busy."
+            if bells.workers()
+            else "No worker is running, so nothing takes this run. Start one: make run."
         )
     except RedisError:
         return "The queue cannot be reached. The run starts when it is back."
+
+
+def place(run: Run) -> str:
+    """Its place in the line; nothing about one that waits for something else than its turn."""
+    number, length = queueing.place_of(run)
+    return f"It is number {number} of {length} in the line." if number else ""
 
 
 def look(run_id: UUID, seen: Seen) -> News | None:

@@ -7,9 +7,9 @@ from pathlib import Path
 from django.db.models import Q
 from django.utils import timezone
 
-from agents import kept, machine, space, turns
+from agents import kept, machine
 from agents.kept import YOUNG
-from agents.models import Agent, Run
+from agents.models import Run
 from agents.runtimes import Leftover, leftovers
 from agents.runtimes.keeping import FOLDER
 
@@ -18,23 +18,6 @@ def abandoned() -> Iterator[Run]:
     """Live runs whose worker has not been heard of for the time of its lease."""
     now = timezone.now()
     yield from Run.objects.filter(Q(lease_until__lt=now) | Q(lease_until=None), state__in=Run.LIVE)
-
-
-def pending() -> Iterator[Run]:
-    """Runs that wait for a worker, and those that wait for their turn when it has come."""
-    yield from Run.objects.filter(state=Run.State.QUEUED).order_by("id")
-    for agent in Agent.objects.filter(runs__state=Run.State.WAITING).distinct():
-        yield from startable(agent)
-
-
-def startable(agent: Agent) -> Iterator[Run]:
-    """The waiting runs of an agent that may start now, of each session the oldest; none without room.
-
-    Twice as many as there are slots, because some may wait for something else than a slot.
-    """
-    live = Run.objects.filter(agent=agent, state__in=Run.LIVE).count()
-    free = max(agent.max_concurrent - live, 0) if agent.enabled and not space.shortage() else 0
-    yield from turns.next_ones(agent)[: free * 2]
 
 
 def sweep() -> int:

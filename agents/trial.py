@@ -16,7 +16,7 @@ from uuid import uuid4
 
 from redis.exceptions import RedisError
 
-from agents import doctor, jobs, machine, sessions, workspaces
+from agents import bells, doctor, jobs, machine, sessions, workspaces
 from agents.doctor import Finding, Status
 from agents.models import Agent
 from agents.runtimes import AgentConfig, Conversation, Paths, Request, RunError, Sight, bare, look
@@ -273,7 +273,7 @@ def progress(agent: Agent) -> Progress:
     """What there is to say to somebody who waits, with what to do about it."""
     try:
         state, result = jobs.trial(agent)
-        alive = len(jobs.workers()) if state == "queued" else 0
+        alive = len(bells.workers()) if state == "queued" else 0
     except RedisError as error:
         return away(error)
     if state == "finished":

@@ -3,9 +3,9 @@
 What became of the run before decides nothing: somebody wrote the next message, so it is sent.
 """
 
-from django.db.models import Exists, OuterRef, Q, QuerySet
+from django.db.models import QuerySet
 
-from agents.models import Agent, Run
+from agents.models import Run
 
 
 def held(run: Run) -> str:
@@ -16,14 +16,16 @@ def held(run: Run) -> str:
     return f"Run {older.short_id} of its session was asked for before it." if older else ""
 
 
-def next_ones(agent: Agent) -> QuerySet[Run]:
-    """The waiting runs of an agent that no other run of their session holds up, the oldest first."""
-    mine, copied = OuterRef("continues"), OuterRef("forks")
-    in_it = Q(session=mine) | Q(continues=mine) | Q(forks=mine, started_at=None)
-    live = (in_it | Q(session=copied) | Q(continues=copied)) & Q(state__in=Run.LIVE)
-    older = Q(continues=mine, state__in=Run.PENDING, pk__lt=OuterRef("pk"))
-    waiting = Run.objects.filter(agent=agent, state=Run.State.WAITING)
-    return waiting.exclude(Exists(Run.objects.filter(live | older))).order_by("id")
+def busy() -> tuple[set[int], set[int]]:
+    """The sessions that live runs work in, and those that they still have to copy."""
+    rows = Run.objects.filter(state__in=Run.LIVE)
+    working, copied = set(), set()
+    for session, continues, forks, started in rows.values_list(
+        "session_id", "continues_id", "forks_id", "started_at"
+    ):
+        working |= {session, continues} - {None}
+        copied |= {forks} - {None} if started is None else set()
+    return working, copied
 
 
 def waiting(session: int) -> QuerySet[Run]:

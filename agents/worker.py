@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 from rq import Worker
 from rq.worker_registration import REDIS_WORKER_KEYS
 
-from agents import jobs
+from agents import bells, jobs
 from agents.models import Run
 from agents.runtimes.host import die_with_parent, end_with_parent
 
@@ -89,5 +89,5 @@ class HerdWorker(Worker):
             and f":{retpid}:" in owner
             and Run.objects.filter(pk=run.pk, lease_owner=owner).update(lease_until=timezone.now())
         ):
-            jobs.ring(run)
+            bells.ring(run)
         connections.close_all()

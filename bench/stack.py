@@ -80,9 +80,9 @@ def running(state: Path, workers: int = 2) -> Iterator[str]:
 
 
 def wait_for_workers(count: int) -> None:
-    from agents import jobs
+    from agents import bells
 
-    wait(lambda: len(jobs.workers()) >= count)
+    wait(lambda: len(bells.workers()) >= count)
 
 
 def wait(condition: Callable[[], Any], seconds: float = 60, pause: float = 0.02) -> None:

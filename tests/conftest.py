@@ -22,7 +22,7 @@ from django.contrib.auth.models import Group, User
 from django.db import connection
 from pytest_django.plugin import DjangoDbBlocker
 
-from agents import jobs, machine
+from agents import bells, jobs, machine
 from agents.models import Agent, DockerSettings, Run
 from tests.environment import STATE
 from tests.images import engine_client, make_tiny
@@ -67,7 +67,7 @@ def redis_server() -> Iterator[None]:
 def empty_queue() -> Iterator[None]:
     """No bell of one test is heard in another."""
     yield
-    jobs.queue().connection.flushdb()
+    bells.queue().connection.flushdb()
 
 
 @pytest.fixture(scope="session")
@@ -197,14 +197,14 @@ def workers(transactional_db: None) -> Iterator[Callable[..., subprocess.Popen[b
 
     def pool(count: int = 1, **environment: str) -> subprocess.Popen[bytes]:
         # Of those there may be one that was killed, and is listed a little longer.
-        before = set(jobs.workers())
+        before = set(bells.workers())
         pools.append(
             start(
                 "manage.py", "rqworker-pool", "default", "--num-workers", str(count),
                 "--serializer", "rq.serializers.JSONSerializer", **environment,
             )
         )  # fmt: skip
-        until(lambda: len({*jobs.workers()} - before) >= count, "The workers did not start")
+        until(lambda: len({*bells.workers()} - before) >= count, "The workers did not start")
         return pools[-1]
 
     yield pool

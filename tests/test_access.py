@@ -18,7 +18,7 @@ from django.urls import URLPattern, URLResolver, get_resolver
 from agents import jobs, machine
 from agents.attachments import Attachment
 from agents.management.terminal import operator
-from agents.models import Agent, Audit, Container, Event, Run, Session
+from agents.models import Agent, Audit, Container, Event, Fleet, Run, Session, Site
 from tests.conftest import execute
 
 ACTORS = ("anonymous", "viewer", "stranger", "operator", "administrator")
@@ -96,6 +96,20 @@ ADMIN = {
         "change": SEEN,
         "delete": "L 403 403 403 200",
         "history": SEEN,
+    },
+    "agents_fleet": {
+        "changelist": LIST,
+        "add": FOR_ADMINISTRATORS,
+        "change": LIST,
+        "delete": FOR_ADMINISTRATORS,
+        "history": LIST,
+    },
+    "agents_site": {
+        "changelist": "L 403 403 403 302",
+        "add": NEVER,
+        "change": FOR_ADMINISTRATORS,
+        "delete": NEVER,
+        "history": FOR_ADMINISTRATORS,
     },
     "agents_run": RECORD,
     "agents_session": RECORD,
@@ -201,7 +215,14 @@ def world(make_agent: Callable[..., Agent], person: Callable[..., User]) -> dict
     for name, user in people.items():
         clients[name].force_login(user)
     Audit.note("somebody", Audit.Deed.CHANGED, "something")
-    return {"agent": agent, "run": run, "container": container, "clients": clients, "people": people}
+    return {
+        "agent": agent,
+        "run": run,
+        "container": container,
+        "clients": clients,
+        "people": people,
+        "fleet": Fleet.objects.create(name="night"),
+    }
 
 
 def filled(address: str, world: dict[str, Any]) -> str:
@@ -214,6 +235,8 @@ def filled(address: str, world: dict[str, Any]) -> str:
         "agents/container": container.pk,
         "agents/event": run.events.first().pk,
         "agents/audit": Audit.objects.earliest("id").pk,
+        "agents/fleet": world["fleet"].pk,
+        "agents/site": Site.get().pk,
         "auth/user": world["people"]["viewer"].pk,
         "auth/group": world["people"]["viewer"].groups.first().pk,
         "axes/accessattempt": 1,

@@ -67,7 +67,7 @@ def sealed(lines: Lines) -> bytes:
 def everything() -> dict[str, Any]:
     """All rows but their keys, and all files of runs."""
     dropped = {"id", "agent_id", "session_id", "continues_id", "run_id", "requested_by_id", "rung_at",
-               "lease_owner", "config", "workspace", "changes"}  # fmt: skip
+               "lease_owner", "config", "workspace", "changes", "host", "credential"}  # fmt: skip
     tables: list[Any] = [model.objects.order_by("id") for model in (Session, Run, Event)]
     rows = [
         [{name: value for name, value in row.items() if name not in dropped} for row in table.values()]

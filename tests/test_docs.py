@@ -47,12 +47,13 @@ def test_every_field_is_explained_and_none_that_is_not() -> None:
 
 
 def test_defaults_are_those_of_the_models() -> None:
-    for name in ("time_limit", "idle_limit", "cancel_grace", "exit_grace", "output_limit"):
-        field = AgentForm.base_fields[name]
-        written = field.prepare_value(getattr(Agent(), name))
-        assert re.search(
-            rf"^\| `{name}` \|.*\| `{written}` \|", (DOCS / "configuration.md").read_text(), re.M
-        )
+    text = (DOCS / "configuration.md").read_text()
+    for name in ("time_limit", "idle_limit", "start_limit", "cancel_grace"):
+        written = AgentForm.base_fields[name].prepare_value(Agent().deadline(name))
+        assert re.search(rf"^\| `{name}` \|.*\| `{written}`, or the fleet's \|", text, re.M)
+    for name in ("exit_grace", "output_limit", "retry_delay"):
+        written = AgentForm.base_fields[name].prepare_value(getattr(Agent(), name))
+        assert re.search(rf"^\| `{name}` \|.*\| `{written}` \|", text, re.M)
 
 
 def test_every_command_is_explained_and_none_that_is_not() -> None:

@@ -14,7 +14,7 @@ import docker
 import pytest
 from django.conf import settings
 
-from agents import execution, jobs, machine
+from agents import bells, execution, jobs, machine
 from agents.models import Agent, Container, Run
 from tests.conftest import ROOT, end, execute, process_environment, until
 
@@ -133,7 +133,7 @@ def test_five_deliveries_on_four_workers_make_one_container(chatter: Agent, work
     workers(4)
     run = jobs.submit(chatter, "-")
     for _ in range(4):
-        jobs.ring(run)
+        bells.ring(run)
     assert_complete(ended(run))
     assert current(run).events.filter(text="Container started.").count() == 1
 
@@ -187,7 +187,7 @@ def test_a_crash_between_the_exit_and_the_removal_keeps_the_exit_code(
 
 def test_a_lost_bell_is_rung_again(chatter: Agent, workers: Workers) -> None:
     run = jobs.submit(chatter, "-")
-    jobs.queue().connection.flushdb()
+    bells.queue().connection.flushdb()
     Run.objects.update(rung_at=None)
     workers(1)
     assert_complete(ended(run, tick=True))
@@ -329,7 +329,7 @@ def test_a_queue_that_is_away_does_not_end_a_live_run(
     workers(1)
     run = jobs.submit(agent, "-")
     until(lambda: current(run).output_bytes, "The run printed nothing")
-    server = jobs.queue().connection.info("server")["process_id"]
+    server = bells.queue().connection.info("server")["process_id"]
     os.kill(server, signal.SIGSTOP)
     try:
         time.sleep(7)
@@ -341,8 +341,8 @@ def test_a_queue_that_is_away_does_not_end_a_live_run(
 
 def test_a_worker_comes_back_after_the_queue_lost_everything(workers: Workers) -> None:
     workers(1)
-    jobs.queue().connection.flushdb()
-    until(jobs.workers, "The worker did not come back", 30)
+    bells.queue().connection.flushdb()
+    until(bells.workers, "The worker did not come back", 30)
 
 
 def test_workers_end_with_a_pool_that_was_killed(chatter: Agent, workers: Workers) -> None:

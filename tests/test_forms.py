@@ -58,7 +58,7 @@ AGENT = [
     # 39, 41
     *[
         ("time_limit", text, "Must be between 1s and 7d.")
-        for text in ("0", "-1", "1 year", "8d", "", "1,5", "NaN")
+        for text in ("0", "-1", "1 year", "8d", "1,5", "NaN")
     ],
     *[("idle_limit", text, "Must be between 1s and 1d.") for text in ("0", "-5m", "25h")],
     *[("cancel_grace", text, "Must be between 0s and 5m.") for text in ("-1", "1 year", "6m")],

@@ -12,7 +12,7 @@ from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
 from django.test import Client
 
-from agents import doctor, execution, jobs, reconcile, space
+from agents import bells, doctor, execution, jobs, queueing, space
 from agents.models import Agent, Run
 from tests.conftest import end, execute, start, until
 
@@ -98,13 +98,13 @@ def test_what_was_asked_for_before_waits_with_the_reason_and_starts_when_there_i
     assert execute(run).state == Run.State.WAITING
     assert run.reason.startswith("The disk of the state directory has ")
     assert run.reason.endswith("It starts when there is room again.")
-    assert list(reconcile.pending()) == []
+    assert queueing.next_ones(5) == []
     disk.empty()
-    assert list(reconcile.pending()) == [run]
+    assert queueing.next_ones(5) == [run]
     Run.objects.update(rung_at=None)
-    jobs.queue().empty()
+    bells.queue().empty()
     jobs.tick()
-    assert [job.startswith(jobs.job_id(run)) for job in jobs.queue().get_job_ids()] == [True]
+    assert [job.startswith(bells.job_id(run)) for job in bells.queue().get_job_ids()] == [True]
     assert execute(run).state == Run.State.SUCCEEDED
 
 

@@ -24,7 +24,7 @@ from redis import Redis
 from rq import Queue
 from rq.serializers import JSONSerializer
 
-from agents import jobs, machine, reconcile, trial
+from agents import bells, jobs, machine, reconcile, trial
 from agents.doctor import Finding
 from agents.forms import AgentForm, DockerSettingsForm
 from agents.models import Agent, Container, Run
@@ -387,7 +387,7 @@ def ended(progress: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def everything_in_redis() -> str:
-    redis = jobs.queue().connection
+    redis = bells.queue().connection
     dumps = [redis.dump(key) for key in redis.scan_iter("rq:*")]
     return b"".join(filter(None, dumps)).decode("latin-1")
 
@@ -415,7 +415,7 @@ def test_a_test_waits_for_a_busy_worker_and_says_so(
 def test_a_test_whose_worker_was_killed_breaks_off(browser: Client, make_agent: MakeAgent) -> None:
     agent = make_agent()
     ask(browser, agent, "post")
-    (job,) = jobs.queue().jobs
+    (job,) = bells.queue().jobs
     job.set_status("started")
     assert ask(browser, agent)["message"] == "The test broke off."
     assert ask(browser, agent, "post")["state"] == "waiting"
@@ -427,17 +427,17 @@ def test_the_queue_carries_the_agent_s_id_and_keeps_one_test_of_it(
     agent = make_agent()
     for _ in range(3):
         ask(browser, agent, "post")
-    (job,) = jobs.queue().jobs
+    (job,) = bells.queue().jobs
     assert (job.func_name, job.args) == ("agents.trial.execute", [str(agent.pk)])
 
 
 def test_a_test_that_nobody_took_is_given_up(browser: Client, make_agent: MakeAgent) -> None:
     agent = make_agent()
     ask(browser, agent, "post")
-    jobs.queue().connection.delete(*[job.key for job in jobs.queue().jobs])
+    bells.queue().connection.delete(*[job.key for job in bells.queue().jobs])
     assert ask(browser, agent)["state"] == "failed"
     assert ask(browser, agent, "post")["state"] == "waiting"
-    assert len(jobs.queue().get_job_ids()) == 1
+    assert len(bells.queue().get_job_ids()) == 1
 
 
 def test_a_changed_agent_is_not_shown_the_result_of_another(browser: Client, make_agent: MakeAgent) -> None:
@@ -465,9 +465,9 @@ def test_a_test_that_breaks_off_is_said(
 ) -> None:
     agent = make_agent()
     ask(browser, agent, "post")
-    jobs.queue().jobs[0].delete()
+    bells.queue().jobs[0].delete()
     # What a mistake of ours would leave: a job that cannot be executed.
-    jobs.queue().enqueue("agents.trial.nothing", str(agent.pk), job_id=jobs.trial_id(agent), failure_ttl=60)
+    bells.queue().enqueue("agents.trial.nothing", str(agent.pk), job_id=jobs.trial_id(agent), failure_ttl=60)
     workers(1)
     said = until(lambda: ended(ask(browser, agent)), "No end")
     assert (said["state"], said["message"]) == ("failed", "The test broke off.")
@@ -610,7 +610,7 @@ def test_who_may_not_change_an_agent_may_not_try_it(operator: Client, make_agent
     assert operator.post("/admin/agents/agent/add/preview/", {}).status_code == 403
     for method in ("get", "post"):
         assert getattr(operator, method)(f"/admin/agents/agent/{agent.pk}/test/").status_code == 403
-    assert jobs.queue().get_job_ids() == []
+    assert bells.queue().get_job_ids() == []
     assert "data-tryout" not in operator.get(f"/admin/agents/agent/{agent.pk}/change/").content.decode()
 
 
@@ -622,7 +622,7 @@ def test_an_agent_that_an_operator_does_not_see_is_like_none(
     agent.groups.add(Group.objects.create(name="others"))
     for path in (f"{agent.pk}/test/", f"{agent.pk}/preview/", "4711/test/", "4711/preview/"):
         assert operator.post(f"/admin/agents/agent/{path}").status_code == 404
-    assert jobs.queue().get_job_ids() == []
+    assert bells.queue().get_job_ids() == []
 
 
 def test_strangers_and_missing_agents_are_refused(
@@ -633,7 +633,7 @@ def test_strangers_and_missing_agents_are_refused(
     assert browser.get(f"/admin/agents/agent/{make_agent().pk}/preview/").status_code == 405
     browser.logout()
     assert browser.post(f"/admin/agents/agent/{Agent.objects.get().pk}/test/").status_code == 302
-    assert jobs.queue().get_job_ids() == []
+    assert bells.queue().get_job_ids() == []
 
 
 def test_the_test_asks_for_the_form_s_token(admin: User, make_agent: MakeAgent) -> None:

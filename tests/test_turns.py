@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 from django.contrib.auth.models import User
 
-from agents import jobs, machine, reconcile, sessions, turns
+from agents import bells, jobs, machine, queueing, sessions
 from agents.models import Agent, Run, Session
 from tests.conftest import execute, until
 
@@ -37,7 +37,9 @@ def state(*runs: Run) -> list[str]:
 
 def live(run: Run, session: Session) -> None:
     """As a run is that a worker has."""
-    Run.objects.filter(pk=run.pk).update(state="running", session=session, lease_owner="somebody")
+    Run.objects.filter(pk=run.pk).update(
+        state="running", session=session, lease_owner="somebody", holds_slot=True
+    )
 
 
 def test_a_younger_message_lets_the_older_one_go_first(make_agent: MakeAgent) -> None:
@@ -70,9 +72,9 @@ def test_other_sessions_do_not_wait_behind_a_busy_one(make_agent: MakeAgent) -> 
     others = [jobs.submit(agent, "other", continues=free) for _ in range(2)]
     for run in (*behind, *others):
         run.wait("Agent limit 2/2.")
-    assert list(reconcile.startable(agent)) == others[:1]
-    Run.objects.filter(pk=first.pk).update(state="failed")
-    assert list(reconcile.startable(agent)) == [behind[0], others[0]]
+    assert queueing.next_ones(5) == others[:1]
+    Run.objects.filter(pk=first.pk).update(state="failed", holds_slot=False)
+    assert queueing.next_ones(5) == [behind[0], others[0]]
 
 
 @pytest.mark.parametrize("end", ["failed", "cancelled", "timed_out", "lost"])
@@ -82,8 +84,8 @@ def test_whatever_became_of_a_run_the_next_message_is_sent(make_agent: MakeAgent
     second, third = (jobs.submit(agent, text, continues=session) for text in ("second", "third"))
     live(second, session)
     execute(third)
-    Run.objects.filter(pk=second.pk).update(state=end)
-    assert list(turns.next_ones(agent)) == [third]
+    Run.objects.filter(pk=second.pk).update(state=end, holds_slot=False)
+    assert queueing.next_ones(5) == [third]
     assert execute(third).state == "succeeded"
 
 
@@ -92,9 +94,9 @@ def test_a_withdrawn_message_makes_room_for_the_next_at_once(make_agent: MakeAge
     session = opened(agent)
     second, third = (jobs.submit(agent, text, continues=session) for text in ("second", "third"))
     execute(third)
-    jobs.queue().connection.flushdb()
+    bells.queue().connection.flushdb()
     jobs.cancel(second, admin)
-    assert [list(job.args) for job in jobs.queue().jobs] == [[str(third.public_id)]]
+    assert [list(job.args) for job in bells.queue().jobs] == [[str(third.public_id)]]
 
 
 def test_no_two_workers_work_in_one_session_and_a_restart_keeps_the_order(
@@ -104,9 +106,9 @@ def test_no_two_workers_work_in_one_session_and_a_restart_keeps_the_order(
     session = opened(agent, "0\n")
     runs = [jobs.submit(agent, f"{number}\n", continues=session) for number in range(1, 7)]
     # Rung in the wrong order, as after a restart.
-    jobs.queue().connection.flushdb()
+    bells.queue().connection.flushdb()
     for run in reversed(runs):
-        jobs.ring(run)
+        bells.ring(run)
     pool = workers(3)
     until(lambda: state(runs[1]) == ["succeeded"], "The second did not end")
     os.killpg(pool.pid, signal.SIGTERM)

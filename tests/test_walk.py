@@ -13,7 +13,7 @@ from django.conf import settings
 from django.contrib.auth.models import User
 from django.core import serializers
 
-from agents import jobs, machine
+from agents import bells, machine
 from agents.models import Agent, Run
 from tests.conftest import until
 from tests.environment import STATE
@@ -107,7 +107,7 @@ def test_a_secret_appears_nowhere(
     run = press_run(
         browser, claude, 'RUN sleep 1; printf "%s" "$ANTHROPIC_API_KEY" | head -c 9; sleep 0.2; env'
     )
-    queued = [str(job.data) + str(job.args) for job in jobs.queue().jobs]
+    queued = [str(job.data) + str(job.args) for job in bells.queue().jobs]
     container = until(lambda: live_container(run), "No container came up")
     inspected = engine.api.inspect_container(container)
     processes = [path.read_bytes() for path in command_lines()]
@@ -125,7 +125,7 @@ def live_container(run: Run) -> str:
 
 def payloads() -> Iterator[bytes]:
     """What RQ keeps of its jobs."""
-    redis = jobs.queue().connection
+    redis = bells.queue().connection
     for key in redis.scan_iter("rq:job:*"):
         stored = redis.hgetall(key)
         yield zlib.decompress(stored.pop(b"data")) + repr(stored).encode()

@@ -59,6 +59,7 @@ Config = TypeAdapter(AgentConfig)
 Ended = Annotated[str, AfterValidator(lambda text: one_of([str(state) for state in Run.TERMINAL], text))]
 Trigger = Annotated[str, AfterValidator(lambda text: one_of(Run.Trigger.values, text))]
 Cause = Annotated[str, AfterValidator(lambda text: one_of(["", *Run.Cause.values], text))]
+Failure = Annotated[str, AfterValidator(lambda text: one_of(["", *Run.Failure.values], text))]
 Kind = Annotated[str, AfterValidator(lambda text: one_of(Event.Kind.values, text))]
 Settings = Annotated[dict[str, Any], AfterValidator(lambda stored: Config.validate_python(stored).as_json())]
 
@@ -112,7 +113,10 @@ class RunLine(Shape):
     reason: Annotated[str, Field(max_length=RESULT_LIMIT)]
     suspect: bool
     contradiction: Annotated[str, Field(max_length=RESULT_LIMIT)] = ""
+    failure: Failure = ""
+    priority: Annotated[int, Field(ge=-10, le=10)] = 0
     attempt: Small
+    claimed_at: Moment | None = None
     stop_cause: Cause
     stop_by: Annotated[str, Field(max_length=150)]
     stop_requested_at: Moment | None

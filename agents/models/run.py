@@ -348,8 +348,13 @@ class Run(Keeping):
         """
         now = timezone.now()
         mine: dict[str, Any] = {"lease_owner": owner, "lease_until": now + LEASE, "leave": False}
-        slot = {"holds_slot": True, "host": host, "credential": credential, "held_by": ""}
-        begun = {"state": self.State.STARTING, "reason": "", "claimed_at": now, "followed_up": False}
+        slot: dict[str, Any] = {"holds_slot": True, "host": host, "credential": credential, "held_by": ""}
+        begun: dict[str, Any] = {
+            "state": self.State.STARTING,
+            "reason": "",
+            "claimed_at": now,
+            "followed_up": False,
+        }
         if self._move(self.PENDING, **begun, **slot, **mine):
             return True
         # Nobody listened in between, so its silence starts now.

@@ -9,7 +9,7 @@ from django.db import transaction
 
 from agents import doctor
 from agents.asjson import agent_json
-from agents.forms import AgentForm, DockerSettingsForm, RowForm
+from agents.forms import AgentForm, DockerSettingsForm, FleetField, RowForm
 from agents.management.terminal import as_text, one_line, operator, refused
 from agents.models import Agent, Audit, DockerSettings, rules
 from agents.models.fields import Written
@@ -100,5 +100,5 @@ def bound(kind: type[RowForm], row: Any, given: dict[str, str], prefix: str = ""
 
 
 def typed(field: forms.Field, text: str) -> str:
-    """What a person would type; JSON's null leaves a number empty."""
-    return "" if text == "null" and isinstance(field, forms.IntegerField | Written) else text
+    """What a person would type; JSON's null leaves a number, or the choice of another row, empty."""
+    return "" if text == "null" and isinstance(field, forms.IntegerField | Written | FleetField) else text

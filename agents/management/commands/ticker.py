@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from django.core.management.base import BaseCommand
@@ -14,6 +15,7 @@ from django.db import DatabaseError, close_old_connections
 from redis.exceptions import RedisError
 
 from agents import archive, health, jobs, kept, retention
+from agents.models import Beat
 from agents.runtimes import RunError
 
 logger = logging.getLogger(__name__)
@@ -39,7 +41,7 @@ class Command(BaseCommand):
         )
         for period, work in rounds:
             threading.Thread(target=every, args=(period.total_seconds(), work), daemon=True).start()
-        every(TICK_SECONDS, jobs.tick)
+        every(TICK_SECONDS, partial(jobs.tick, source=Beat.Source.TICKER))
 
 
 def every(seconds: float, work: Callable[[], None]) -> None:

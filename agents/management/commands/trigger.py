@@ -12,7 +12,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils.datastructures import MultiValueDict
 from redis.exceptions import RedisError
 
-from agents import jobs, sessions
+from agents import bells, jobs, sessions
 from agents.asjson import run_json
 from agents.forms import RunForm
 from agents.management.terminal import (
@@ -101,7 +101,7 @@ class Command(BaseCommand):
     def _complain(self) -> None:
         """Say why nothing happens, if it is for want of a worker."""
         try:
-            if not jobs.workers():
+            if not bells.workers():
                 self.stderr.write(
                     "No worker is alive; the run starts as soon as one is (make run starts some)."
                 )
