@@ -16,7 +16,7 @@ from django.core.exceptions import ValidationError
 from django.db import IntegrityError, OperationalError, transaction
 from django.utils import timezone
 
-from agents import attachments, execution, limits, machine, queueing, reconcile, retries, schedules
+from agents import attachments, execution, firing, limits, machine, queueing, reconcile, retries, schedules
 from agents.bells import publish, queue, ring, ring_all, ring_next, workers
 from agents.models import Agent, Audit, Beat, LeaseLost, Run, Session
 from agents.models.fields import write_seconds
@@ -230,7 +230,7 @@ def tick(now: datetime | None = None, source: str = "") -> None:
     now = now or timezone.now()
     if source:
         Beat.note(source, machine.name(), now)
-    schedules.tick(now, submit, cancel, source)
+    firing.tick(now, submit, cancel, source)
     for run in queueing.late(now):
         give_up(run)
     for run in Run.objects.filter(followed_up=False, state__in=Run.TERMINAL).select_related("agent")[:100]:

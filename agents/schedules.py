@@ -1,18 +1,245 @@
-"""When a schedule is due, and claiming that moment once."""
+"""Schedules: what is due next, what a run of one is given, and what follows from its end."""
 
+import re
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
 
-from agents.models import Run
+from django.db.models import Exists, F, OuterRef, QuerySet
+from django.db.models.functions import Coalesce
+from django.utils import timezone
+
+from agents import budgets, sessions
+from agents.models import Agent, Audit, Run, Schedule, Session
+from agents.models.moments import jitter
+from agents.models.rights import RUN
+from agents.queueing import Turn
+from agents.runtimes import RunError
 
 Submit = Callable[..., Run]
 Cancel = Callable[[Run, str], bool]
 
+FAILED = (Run.State.FAILED, Run.State.TIMED_OUT, Run.State.LOST)
+BREAKER = "circuit breaker"
+# What is run when neither the schedule nor its agent says anything.
+LAST_RESORT = "Execute your configured task"
+# Of a result that a prompt repeats, and of runs that wait behind each other.
+RESULT_AT_MOST, WAITING_AT_MOST = 4000, 10
+PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}|\{(\w+)\}")
+# How the name of whoever saved it in a terminal ends; such a person has no account.
+TERMINAL = "(command)"
 
-def tick(now: datetime, submit: Submit, cancel: Cancel, source: str = "") -> int:
-    """Stand-in."""
-    return 0
+
+# When.
+
+
+def upcoming(schedule: Schedule, after: datetime) -> tuple[datetime | None, datetime | None]:
+    """The next moment and when it is acted on: later by its jitter, but before the one that follows."""
+    moments = schedule.rule.next(after, 2)
+    if not moments:
+        return None, None
+    late = moments[0] + jitter(str(schedule.pk), moments[0], schedule.jitter)
+    return moments[0], min([late, *(moment - timedelta(seconds=1) for moment in moments[1:])])
+
+
+def set_due(schedule: Schedule, now: datetime | None = None) -> None:
+    """Work out anew what is due next, and store it; nothing while it is off, paused or waits for an end."""
+    now = now or timezone.now()
+    off = not schedule.enabled or schedule.is_paused
+    waits = schedule.counts_from_end and unended(schedule).exists()
+    store_due(schedule, *((None, None) if off or waits else upcoming(schedule, now)))
+
+
+def store_due(schedule: Schedule, moment: datetime | None, at: datetime | None) -> None:
+    """These two columns and no others."""
+    Schedule.objects.filter(pk=schedule.pk).update(due_moment=moment, due_at=at)
+    schedule.due_moment, schedule.due_at = moment, at
+
+
+def unended(schedule: Schedule) -> QuerySet[Run]:
+    """Its runs that have not ended, the oldest first."""
+    return schedule.runs.exclude(state__in=Run.TERMINAL).order_by("id")
+
+
+def pause(schedule: Schedule, by: Any, why: str = "") -> bool:
+    """Nothing of it is due any more; False if it was paused already."""
+    if not schedule.pause(str(by), why):
+        return False
+    store_due(schedule, None, None)
+    note(schedule, by, f"Paused. {why}".strip())
+    return True
+
+
+def resume(schedule: Schedule, by: Any) -> bool:
+    """Due again from now on: moments while it was paused are over. False if it was not paused."""
+    if not schedule.resume():
+        return False
+    Schedule.objects.filter(pk=schedule.pk).update(failures_since=timezone.now())
+    set_due(schedule)
+    note(schedule, by, "Resumed.")
+    return True
+
+
+def note(schedule: Schedule, by: Any, detail: str, deed: str = Audit.Deed.CHANGED) -> None:
+    """A line in the audit trail."""
+    facts = {"path": schedule.get_absolute_url(), "agent": schedule.agent}
+    Audit.note(by, deed, f"schedule {schedule}", detail=detail, **facts)
+
+
+# What.
+
+
+def run_now(schedule: Schedule, by: Any, submit: Submit) -> Run:
+    """A run as if a moment were due, asked for by a person; raises RunError with the reason against it."""
+    now = timezone.now()
+    reason = closed(schedule) or session_trouble(schedule)
+    if reason:
+        raise RunError(reason)
+    return start(schedule, now, submit, by=by, trigger=Run.Trigger.MANUAL, ring=True)
+
+
+def start(
+    schedule: Schedule,
+    moment: datetime,
+    submit: Submit,
+    *,
+    by: Any = None,
+    trigger: str = Run.Trigger.SCHEDULE,
+    ring: bool = False,
+) -> Run:
+    """Create the run of a moment; whether it may be is asked before."""
+    priority = schedule.agent.priority if schedule.priority is None else schedule.priority
+    return submit(
+        schedule.agent,
+        prompt_of(schedule, moment),
+        by=by or f"schedule {schedule.name}",
+        trigger=trigger,
+        continues=session_of(schedule),
+        turn=Turn(priority=priority, schedule=schedule, ring=ring),
+    )
+
+
+def closed(schedule: Schedule) -> str:
+    """Why nothing is run for its agent; empty if it may be. A pause is none: then the run waits."""
+    if not schedule.agent.enabled:
+        return f"The agent {schedule.agent} is switched off."
+    return budgets.exhausted(schedule.agent)
+
+
+def orphaned(schedule: Schedule) -> str:
+    """That whoever saved it may not run the agent any more; empty if all is well."""
+    owner = schedule.owner
+    if owner is None:
+        gone = schedule.saved_by and not schedule.saved_by.endswith(TERMINAL)
+        return f"The account of {schedule.saved_by}, who saved it, is gone." if gone else ""
+    sees = owner.is_active and Agent.objects.visible_to(owner).filter(pk=schedule.agent_id).exists()
+    return "" if sees and owner.has_perm(RUN) else f"{owner}, who saved it, may not run the agent any more."
+
+
+def session_of(schedule: Schedule) -> Session | None:
+    """The conversation that its next run continues."""
+    if schedule.conversation == Schedule.Conversation.OWN:
+        return schedule.own_session
+    return schedule.session if schedule.conversation == Schedule.Conversation.NAMED else None
+
+
+def session_trouble(schedule: Schedule) -> str:
+    """Why its conversation cannot go on; nothing silently starts afresh."""
+    session = session_of(schedule)
+    if session is None:
+        missing = schedule.conversation == Schedule.Conversation.NAMED
+        return "The session that it should continue is gone." if missing else ""
+    reason = sessions.why_not(session, schedule.agent)
+    return f"Its session cannot be continued: {reason}" if reason else ""
+
+
+def prompt_of(schedule: Schedule, moment: datetime) -> str:
+    """The prompt with its placeholders filled in; their values are text, and are not looked at again."""
+    text = schedule.prompt if schedule.prompt.strip() else schedule.agent.default_prompt
+    if not text.strip():
+        return LAST_RESORT
+    return filled(text, schedule, moment) if "{" in text else text
+
+
+def filled(text: str, schedule: Schedule, moment: datetime) -> str:
+    """Known names in braces replaced, doubled braces taken for one, everything else left alone."""
+    there = moment.astimezone(ZoneInfo(schedule.time_zone))
+    last = schedule.runs.filter(state__in=Run.TERMINAL).order_by("-id").first()
+    values = {
+        "date": f"{there:%Y-%m-%d}",
+        "time": f"{there:%H:%M}",
+        "moment": there.isoformat(timespec="seconds"),
+        "schedule": schedule.name,
+        "agent": schedule.agent.name,
+        "last_outcome": str(last.state) if last else "none yet",
+        "last_reason": last.reason if last else "none yet",
+        "last_result": last.result[:RESULT_AT_MOST] if last else "none yet",
+    }
+
+    def value(found: re.Match[str]) -> str:
+        literal, name = found[1], found[2]
+        if literal in values:
+            return f"{{{literal}}}"
+        return values.get(name, found[0])
+
+    return PLACEHOLDER.sub(value, text)
+
+
+# Afterwards.
 
 
 def after_run(run: Run) -> None:
-    """Stand-in."""
+    """What follows for its schedule from the end of a run, once."""
+    schedule = Schedule.objects.select_related("agent").filter(runs=run).first()
+    if schedule is None:
+        return
+    keep_session(schedule, run)
+    if attempts(run).exclude(state__in=Run.TERMINAL).exists():
+        return
+    if schedule.counts_from_end:
+        count_from_end(schedule, run)
+    if run.state in FAILED:
+        break_circuit(schedule, run)
+
+
+def attempts(run: Run) -> QuerySet[Run]:
+    """The further attempts at what a run was asked for."""
+    return Run.objects.filter(first_attempt=run.first_attempt_id or run.pk)
+
+
+def keep_session(schedule: Schedule, run: Run) -> None:
+    """The first conversation of one that has its own is that from now on."""
+    own = schedule.conversation == Schedule.Conversation.OWN
+    if own and schedule.own_session is None and run.session:
+        Schedule.objects.filter(pk=schedule.pk, own_session=None).update(own_session=run.session)
+
+
+def count_from_end(schedule: Schedule, run: Run) -> None:
+    """Its interval begins to count."""
+    if not schedule.enabled or schedule.is_paused or unended(schedule).exists():
+        return
+    ended = (run.finished_at or timezone.now()).replace(microsecond=0)
+    moment = ended + timedelta(seconds=schedule.interval or 0)
+    over = schedule.ends_at and moment > schedule.ends_at
+    due = None if over else moment
+    store_due(schedule, due, due and due + jitter(str(schedule.pk), due, schedule.jitter))
+
+
+def break_circuit(schedule: Schedule, run: Run) -> None:
+    """Pause it when its last runs have all failed."""
+    most = schedule.breaker
+    if most and failures(schedule, most) >= most:
+        counted = f"{most} failures in a row" if most > 1 else "A failure"
+        pause(schedule, BREAKER, f"{counted}, the last one run {run.short_id}: {run.reason[:150]}")
+
+
+def failures(schedule: Schedule, most: int) -> int:
+    """How many of its last runs failed one after the other; of several attempts the last one counts."""
+    later = Run.objects.filter(
+        first_attempt=Coalesce(OuterRef("first_attempt"), OuterRef("pk")), attempt__gt=OuterRef("attempt")
+    )
+    ended = schedule.runs.filter(state__in=Run.TERMINAL, finished_at__gte=schedule.failures_since)
+    rows = ended.exclude(state=Run.State.CANCELLED).exclude(Exists(later)).order_by(F("finished_at").desc())
+    states = list(rows.values_list("state", flat=True)[:most])
+    return next((number for number, state in enumerate(states) if state not in FAILED), len(states))

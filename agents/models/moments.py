@@ -21,8 +21,8 @@ __all__ = ["Rule", "jitter", "parse_blackout", "parse_cron", "parse_interval", "
 MIN_INTERVAL, MAX_INTERVAL = 30, 366 * 86400
 # No more of missed moments are counted one by one.
 COUNTED = 100_000
-# How far a change of the clocks is looked for at a time, and in which steps.
-HORIZON, STEP = timedelta(days=400), timedelta(days=1)
+# In which steps changes of the clocks are looked for: no zone has two in one.
+STEP = timedelta(days=1)
 # Beyond these no zone can be asked.
 FIRST, LAST = datetime(1971, 1, 1, tzinfo=UTC), datetime(9990, 1, 1, tzinfo=UTC)
 INTERVAL_HELP = f"Write it like 30s, 5m, 2h or 1d: at least {MIN_INTERVAL}s, at most 366d."
@@ -259,14 +259,23 @@ def wall_of(moment: datetime, zone: ZoneInfo) -> datetime:
 
 
 def next_change(after: datetime, zone: ZoneInfo) -> datetime:
-    """When the zone's clock is set next; the end of the horizon if it is not before."""
-    offset, moment, end = offset_of(after, zone), after, min(after + HORIZON, LAST)
+    """When the zone's clock is set next; the end of the next year if it is not before."""
+    for year in (after.year, after.year + 1):
+        for change in changes_in(zone, year):
+            if change > after:
+                return change
+    return datetime(after.year + 2, 1, 1, tzinfo=UTC)
+
+
+@lru_cache(maxsize=1024)
+def changes_in(zone: ZoneInfo, year: int) -> tuple[datetime, ...]:
+    """All changes of a year, found by looking at each day; they are asked for again and again."""
+    moment, end, found = datetime(year, 1, 1, tzinfo=UTC), datetime(year + 1, 1, 1, tzinfo=UTC), []
     while moment < end:
-        later = min(moment + STEP, end)
-        if offset_of(later, zone) != offset:
-            return change_between(moment, later, zone)
-        moment = later
-    return end
+        if offset_of(moment + STEP, zone) != offset_of(moment, zone):
+            found.append(change_between(moment, moment + STEP, zone))
+        moment += STEP
+    return tuple(found)
 
 
 def change_between(low: datetime, high: datetime, zone: ZoneInfo) -> datetime:
@@ -283,14 +292,10 @@ def change_between(low: datetime, high: datetime, zone: ZoneInfo) -> datetime:
 
 def clock_changes(expression: str, name: str, since: datetime, until: datetime) -> list[str]:
     """A sentence for each change of the clocks that an expression's moments fall into."""
-    zone, found, moment = ZoneInfo(name), [], since
-    while moment < until:
-        change = next_change(moment, zone)
-        if change >= min(until, moment + HORIZON):
-            return found
-        found += about_change(expression, name, change)
-        moment = change
-    return found
+    zone = ZoneInfo(name)
+    years = range(since.year, until.year + 1)
+    changes = [change for year in years for change in changes_in(zone, year) if since < change < until]
+    return [sentence for change in changes for sentence in about_change(expression, name, change)]
 
 
 def about_change(expression: str, name: str, change: datetime) -> list[str]:
