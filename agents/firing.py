@@ -137,9 +137,7 @@ class Verdict:
         """A row for each moment that is told singly, and one for all before these."""
         chosen = self._chosen()
         reason = self._objection() if chosen else ""
-        told = {
-            moment: self._start(moment) if not reason else self._skipped(moment, reason) for moment in chosen
-        }
+        told = {moment: self._told(moment, reason) for moment in chosen}
         last = told[chosen[-1]] if chosen else None
         rows = [told.get(moment) or self._left(moment, last) for moment in self.due.moments]
         if self.schedule.counts_from_end and not (last and last.run):

@@ -13,16 +13,16 @@ from uuid import UUID
 from django import forms
 from django.contrib.auth.models import User
 from django.core.exceptions import ValidationError
-from django.db.models import Exists, F, Model, OuterRef, Q, QuerySet
+from django.db.models import DateTimeField, Exists, F, Model, OuterRef, Q, QuerySet, Value
 from django.db.models.expressions import Combinable
-from django.db.models.functions import Left
+from django.db.models.functions import Coalesce, Left
 from django.db.models.lookups import IContains
 from django.http import QueryDict
 from django.utils import timezone
 from django.utils.dateparse import parse_date, parse_datetime
 
 from agents.keyset import Listing, Order, moment
-from agents.models import Agent, Container, DockerSettings, Run, SavedList, Session, rules
+from agents.models import Agent, Container, DockerSettings, Run, SavedList, Schedule, Session, rules
 from agents.models.container import MEMORY, OUTLIVING
 from agents.models.fields import parse_seconds, shown
 from agents.models.run import COST, DURATION
@@ -35,6 +35,9 @@ NAMED_AT_MOST = 20
 
 # Links that one person keeps to one list.
 KEPT = 50
+
+# When what is never due is due, to sort by.
+NEVER = Value(datetime(2999, 1, 1, tzinfo=UTC), output_field=DateTimeField())
 
 ANY = ("", "any")
 AGO = ("1h", "24h", "7d", "30d")
@@ -406,7 +409,46 @@ class ContainerList(ListForm):
         return rows.filter(engine_id__gte=digits, engine_id__lt=f"{digits}g")
 
 
-LISTS: Mapping[str, type[ListForm]] = {form.page: form for form in (RunList, SessionList, ContainerList)}
+class ScheduleList(ListForm):
+    """The schedules."""
+
+    page, model = "schedules", Schedule
+    orders: ClassVar = {
+        "next": Order(
+            "due next", Coalesce("due_at", NEVER), moment, descending=False, back="sooner", forth="later"
+        ),
+        "newest": Order("newest"),
+    }
+    narrow = ("text", "agent", "state", "since", "until")
+
+    state = Choice(choices=[ANY, ("on", "on"), ("paused", "paused"), ("off", "off"), ("over", "over")])
+    field_order = ("text", "agent", "state", "since", "until", "sort")
+
+    STATES: ClassVar = {
+        "on": Q(enabled=True, paused_at=None, due_at__isnull=False),
+        "paused": Q(paused_at__isnull=False),
+        "off": Q(enabled=False),
+        # Nothing is due any more, or not before the end of a run.
+        "over": Q(enabled=True, paused_at=None, due_at=None),
+    }
+
+    def rows(self) -> QuerySet[Any]:
+        """Also by state."""
+        rows, given = super().rows(), self.given
+        return rows.filter(self.STATES[given["state"]]) if "state" in given else rows
+
+    def saying(self, text: str) -> Q:
+        """In the name, the rule, or the prompt."""
+        return Q(name__icontains=text) | Q(cron__icontains=text) | Q(prompt__icontains=text)
+
+    def with_id(self, rows: QuerySet[Any], text: str) -> QuerySet[Any] | None:
+        """None: people know schedules by their names."""
+        return None
+
+
+LISTS: Mapping[str, type[ListForm]] = {
+    form.page: form for form in (RunList, SessionList, ContainerList, ScheduleList)
+}
 
 
 def people(runs: QuerySet[Run]) -> dict[str, int]:

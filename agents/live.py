@@ -79,7 +79,9 @@ def version_of(run: Run) -> str:
 
 def current(run_id: UUID) -> Run | None:
     """The run as facts show it, without its large columns."""
-    rows = Run.objects.select_related("agent", "session", "container", "requested_by")
+    rows = Run.objects.select_related(
+        "agent", "session", "container", "requested_by", "schedule__agent", "first_attempt"
+    )
     return rows.defer("prompt", "config", "result", "changes").filter(public_id=run_id).first()
 
 

@@ -19,7 +19,7 @@ from agents.runtimes import RunError
 from tests.conftest import execute
 
 MakeAgent = Callable[..., Agent]
-NOW = datetime(2026, 11, 28, 12, 0, 0, tzinfo=UTC)
+NOW = datetime(2026, 6, 15, 12, 0, 0, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 
 
@@ -329,7 +329,7 @@ def test_a_prompt_is_a_template_whose_values_are_text(agent: Agent) -> None:
         prompt='{date} {time} {schedule} {agent}: {last_outcome} {last_result} {{date}} {"a": {x}} {unknown}',
     )  # fmt: skip
     assert schedules.prompt_of(schedule, NOW) == (
-        '2026-11-28 21:00 often nightly: none yet none yet {date} {"a": {x}} {unknown}'
+        '2026-06-15 21:00 often nightly: none yet none yet {date} {"a": {x}} {unknown}'
     )
     run = jobs.submit(agent, "x", turn=Turn(schedule=schedule))
     end(run, "failed")

@@ -289,6 +289,11 @@ class Run(Keeping):
         return self.state in self.LIVE
 
     @property
+    def is_pending(self) -> bool:
+        """Whether it waits for its turn."""
+        return self.state in self.PENDING
+
+    @property
     def is_terminal(self) -> bool:
         """Whether it has ended."""
         return self.state in self.TERMINAL

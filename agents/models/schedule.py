@@ -12,7 +12,14 @@ from django.utils import timezone
 from agents.models import rules
 from agents.models.agent import Agent
 from agents.models.fields import Between, LinesField, SecondsField, write_seconds
-from agents.models.moments import MAX_INTERVAL, MIN_INTERVAL, Rule, parse_blackout, parse_cron
+from agents.models.moments import (
+    MAX_INTERVAL,
+    MIN_INTERVAL,
+    Rule,
+    parse_blackout,
+    parse_cron,
+    parse_zone,
+)
 from agents.models.rights import Guarded
 from agents.models.run import Run
 from agents.models.session import Session
@@ -222,12 +229,24 @@ class Schedule(Pausable):
         return Rule(
             cron=parse_cron(self.cron) if self.cron else "",
             interval=0 if self.cron else self.interval or 0,
-            zone=self.time_zone,
+            zone=parse_zone(self.time_zone),
             anchor=self.starts_at or self.anchor,
             begins=self.starts_at,
             ends=self.ends_at,
             blackouts=tuple(parse_blackout(text) for text in self.blackouts),
         )
+
+    @property
+    def words(self) -> str:
+        """The rule in English; what cannot be read, as it is."""
+        try:
+            return self.rule.explain() + self._counting
+        except ValidationError:
+            return f"{self.cron} cannot be read"
+
+    @property
+    def _counting(self) -> str:
+        return ", counted from the end of a run" if self.counts_from_end else ""
 
     @property
     def counts_from_end(self) -> bool:
@@ -287,6 +306,11 @@ class Fire(models.Model):
 
     def __str__(self) -> str:
         return f"{self.schedule_id} {self.moment:%Y-%m-%d %H:%M:%S} {self.kind}"
+
+    @property
+    def delay(self) -> timedelta:
+        """How much later it was acted on than it was due by the rule."""
+        return self.at - self.moment
 
 
 class Beat(models.Model):

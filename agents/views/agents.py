@@ -19,6 +19,7 @@ from agents.runtimes import AgentConfig, RunError, bare
 from agents.sessions import Verdict, verdicts
 from agents.views.access import demand, seen
 from agents.views.runs import listed
+from agents.views.schedules import with_last
 
 # How many sessions the form offers, and how many rows a tab below it shows.
 OFFERED, RECENT = 20, 10
@@ -107,11 +108,12 @@ def offers(found: Agent, chosen: str, user: Any) -> list[tuple[Session, Verdict]
 
 
 def lately(found: Agent, tab: str) -> dict[str, object]:
-    """What one tab shows: the agent's last runs, sessions or containers."""
+    """What one tab shows: the agent's last runs, sessions or containers, or its schedules."""
     tabs: dict[str, Callable[[], QuerySet[Any]]] = {
         "runs": lambda: listed(found.runs.all()),
         "sessions": lambda: found.sessions.all(),
         "containers": lambda: found.containers.select_related("session"),
+        "schedules": lambda: with_last(found.schedules.order_by("name")),
     }
     tab = tab if tab in tabs else "runs"
     return {"tab": tab, "tabs": list(tabs), "rows": tabs[tab]()[:RECENT]}

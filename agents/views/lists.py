@@ -16,10 +16,17 @@ from agents.models import SavedList
 from agents.models.fields import shown
 
 
-def listed_page(request: HttpRequest, form: ListForm, rows: QuerySet[Any], template: str) -> HttpResponse:
+def listed_page(
+    request: HttpRequest,
+    form: ListForm,
+    rows: QuerySet[Any],
+    template: str,
+    more: dict[str, Any] | None = None,
+) -> HttpResponse:
     """A page of a list: as the address says, with as many rows as one page has.
 
-    `rows` says how they are shown, which costs nothing for those of other pages.
+    `rows` says how they are shown, which costs nothing for those of other pages; `more` is what the
+    page shows beside the list.
     """
     listing = form.listing()
     page = listing.page(rows, request.GET.get("after", ""), request.GET.get("before", ""))
@@ -32,7 +39,7 @@ def listed_page(request: HttpRequest, form: ListForm, rows: QuerySet[Any], templ
         "saved": list(form.saved()),
         "query": form.query(),
     }
-    return render(request, f"agents/{template}.html", context)
+    return render(request, f"agents/{template}.html", context | (more or {}))
 
 
 def counted(count: int | None, page: str) -> str:

@@ -62,7 +62,9 @@ def known(value: str | None, choices: list[str]) -> str:
 @require_safe
 def run(request: HttpRequest, public_id: UUID) -> HttpResponse:
     """One run: the same page while it runs and afterwards."""
-    rows = Run.objects.select_related("agent__docker", "session", "container", "requested_by")
+    rows = Run.objects.select_related(
+        "agent__docker", "session", "container", "requested_by", "schedule__agent", "first_attempt"
+    )
     found = seen(request, rows, public_id=public_id)
     place = place_of(request)
     events = window(found, place)
