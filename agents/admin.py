@@ -17,10 +17,23 @@ from django.utils.functional import cached_property
 from django.utils.html import format_html
 
 from agents.forms import AgentForm, DockerSettingsForm, FleetForm, SiteForm
-from agents.models import Agent, Audit, Container, DockerSettings, Event, Fleet, Run, Session, Site
+from agents.models import (
+    Agent,
+    Audit,
+    Container,
+    DockerSettings,
+    Event,
+    Fire,
+    Fleet,
+    Run,
+    Schedule,
+    Session,
+    Site,
+)
 from agents.models.fields import LinesField, PairsField, SecondsField, SizeField
 from agents.models.rights import Guarded, is_administrator
 from agents.prose import plain, pretty
+from agents.scheduleform import ScheduleForm
 from agents.tryout import TryOut
 
 if TYPE_CHECKING:
@@ -288,6 +301,61 @@ class SiteAdmin(Audited):
         return HttpResponseRedirect(reverse("admin:agents_site_change", args=[row.pk]))
 
 
+class ScheduleAdminForm(ScheduleForm):
+    """A schedule's fields, and for a new one its agent."""
+
+    class Meta(ScheduleForm.Meta):
+        fields = ["agent", *ScheduleForm.Meta.fields]
+
+
+@admin.register(Schedule)
+class ScheduleAdmin(Audited):
+    """Schedules, of the agents that the user may run."""
+
+    form = ScheduleAdminForm
+    formfield_overrides = WIDGETS
+    list_display = ["name", "agent", "words", "enabled", "is_paused", "due_at"]
+    list_filter = ["enabled", "missed", "overlap"]
+    list_select_related = ["agent"]
+    search_fields = ["name", "agent__name", "cron"]
+    fieldsets = [
+        (None, {"fields": ["agent", "name", "enabled"]}),
+        ("When", {"fields": ["cron", "interval", "counted_from", "time_zone", "starts_at", "ends_at"]}),
+        ("What", {"fields": ["prompt", "conversation", "session"]}),
+        (
+            "When it cannot be run, and when not",
+            {
+                "fields": [
+                    "missed", "missed_limit", "overlap", "breaker", "jitter", "priority", "blackouts",
+                ]
+            },
+        ),
+    ]  # fmt: skip
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        """Those of agents that the user may see."""
+        rows: Guarded[Any] = super().get_queryset(request)  # type: ignore[assignment]
+        return rows.visible_to(request.user)
+
+    def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **options: Any) -> Any:
+        """No other agents can be chosen."""
+        if db_field.name == "agent":
+            options["queryset"] = Agent.objects.visible_to(request.user)
+        return super().formfield_for_foreignkey(db_field, request, **options)
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
+        """The agent, once it has one."""
+        return ["agent"] if obj else []
+
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
+        """With its owner and its next moment."""
+        form.save_by(request.user)
+
+    def view_on_site(self, schedule: Schedule) -> str:
+        """The schedule's page."""
+        return schedule.get_absolute_url()
+
+
 class CappedPaginator(Pages):
     """Counts so many rows and no more: a table of millions is not read for its page numbers."""
 
@@ -436,6 +504,17 @@ class ContainerAdmin(RecordAdmin):
     def view_on_site(self, container: Container) -> str:
         """The container's page."""
         return container.get_absolute_url()
+
+
+@admin.register(Fire)
+class FireAdmin(RecordAdmin):
+    """What became of due moments."""
+
+    list_display = ["moment", "schedule", "kind", "count", "reason", "run", "at"]
+    list_filter = ["kind", ("moment", admin.DateFieldListFilter)]
+    list_select_related = ["schedule__agent", "run"]
+    search_fields = ["schedule__name", "schedule__agent__name"]
+    search_help_text = "A part of the name of a schedule or an agent."
 
 
 @admin.register(Event)

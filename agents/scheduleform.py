@@ -105,7 +105,8 @@ class ScheduleForm(RowForm):
     def clean_name(self) -> str:
         """Each name once for an agent."""
         name: str = self.cleaned_data["name"]
-        same = Schedule.objects.filter(agent=self.instance.agent_id, name__iexact=name)
+        agent = self.cleaned_data.get("agent") or self.instance.agent_id
+        same = Schedule.objects.filter(agent=agent, name__iexact=name)
         if same.exclude(pk=self.instance.pk).exists():
             raise ValidationError(
                 "The agent has a schedule of this name already (names are compared without case)."

@@ -18,7 +18,7 @@ from django.urls import URLPattern, URLResolver, get_resolver
 from agents import jobs, machine
 from agents.attachments import Attachment
 from agents.management.terminal import operator
-from agents.models import Agent, Audit, Container, Event, Fleet, Run, Session, Site
+from agents.models import Agent, Audit, Container, Event, Fire, Fleet, Run, Schedule, Session, Site
 from tests.conftest import execute
 
 ACTORS = ("anonymous", "viewer", "stranger", "operator", "administrator")
@@ -72,6 +72,18 @@ PAGES = {
     "container_stop": (NOBODY, OPERATORS),
     "container_keep": (NOBODY, OPERATORS),
     "container_remove": (NOBODY, OPERATORS),
+    "schedules": (LIST, NOBODY),
+    "schedule": (OBJECT, NOBODY),
+    "schedule_new": ("L 403 200 200 200", "L 403 200 200 200"),
+    "schedule_preview": (NOBODY, "L 403 404 404 404"),
+    "schedules_week": (LIST, NOBODY),
+    "schedules_pause": (NOBODY, "L 403 303 303 303"),
+    "schedules_resume": (NOBODY, "L 403 303 303 303"),
+    "schedule_edit": ("L 403 404 200 200", "L 403 404 422 422"),
+    "schedule_run": (NOBODY, OPERATORS),
+    "schedule_pause": (NOBODY, OPERATORS),
+    "schedule_resume": (NOBODY, OPERATORS),
+    "schedule_delete": (NOBODY, "L 403 404 200 200"),
     "list_save": (NOBODY, "L 303 303 303 303"),
     "list_forget": (NOBODY, "L 404 404 404 404"),
     "help": (LIST, NOBODY),
@@ -97,6 +109,14 @@ ADMIN = {
         "delete": "L 403 403 403 200",
         "history": SEEN,
     },
+    "agents_schedule": {
+        "changelist": LIST,
+        "add": "L 403 200 200 200",
+        "change": SEEN,
+        "delete": "L 403 302 200 200",
+        "history": SEEN,
+    },
+    "agents_fire": RECORD,
     "agents_fleet": {
         "changelist": LIST,
         "add": FOR_ADMINISTRATORS,
@@ -222,7 +242,15 @@ def world(make_agent: Callable[..., Agent], person: Callable[..., User]) -> dict
         "clients": clients,
         "people": people,
         "fleet": Fleet.objects.create(name="night"),
+        "schedule": schedule_of(agent),
     }
+
+
+def schedule_of(agent: Agent) -> Schedule:
+    """One with a moment that was skipped."""
+    schedule = Schedule.objects.create(agent=agent, name="nightly", cron="30 2 * * *")
+    Fire.objects.create(schedule=schedule, moment=schedule.anchor, kind="skipped")
+    return schedule
 
 
 def filled(address: str, world: dict[str, Any]) -> str:
@@ -236,6 +264,8 @@ def filled(address: str, world: dict[str, Any]) -> str:
         "agents/event": run.events.first().pk,
         "agents/audit": Audit.objects.earliest("id").pk,
         "agents/fleet": world["fleet"].pk,
+        "agents/schedule": world["schedule"].pk,
+        "agents/fire": world["schedule"].fires.get().pk,
         "agents/site": Site.get().pk,
         "auth/user": world["people"]["viewer"].pk,
         "auth/group": world["people"]["viewer"].groups.first().pk,
@@ -251,6 +281,7 @@ def filled(address: str, world: dict[str, Any]) -> str:
         "<slug:page>": "runs",
         "<uuid:public_id>": str(public),
         "attachments/<int:number>/": "attachments/0/",
+        "schedules/<int:number>/": f"schedules/{world['schedule'].pk}/",
         "<int:number>": str(container.pk),
         "<int:seq>/image/<int:place>": "1/image/0",
         "<path:content_type_id>": str(ContentType.objects.get_for_model(Run).pk),
@@ -282,6 +313,7 @@ def snapshot() -> list[list[Any]]:
         list(Run.objects.values("pk", "state", "reason")),
         list(Session.objects.values()),
         list(Container.objects.values()),
+        list(Schedule.objects.values()),
         list(User.objects.values("pk", "username", "password", "is_superuser", "is_staff")),
     ]
 

@@ -21,11 +21,11 @@ PHONE: ViewportSize = {"width": 390, "height": 844}
 # What a viewer is refused, in the admin; the page says so.
 REFUSED = {
     "admin-agent-add", "admin-agent-delete", "admin-audits", "admin-audit", "admin-users", "admin-user",
-    "admin-user-add", "admin-groups", "admin-group", "forbidden",
+    "admin-user-add", "admin-groups", "admin-group", "admin-schedule-add", "admin-fleet-add", "forbidden",
 }  # fmt: skip
 
 # What a viewer has no button for.
-FOR_OTHERS = ("runs_bulk", "session_delete")
+FOR_OTHERS = ("runs_bulk", "session_delete", "schedule_new", "schedule_edit", "schedule_delete")
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from django.test import AsyncClient, Client
 from django.urls import URLPattern, reverse
 
 from agents import jobs
-from agents.models import Agent, Container, Event, Run, Session
+from agents.models import Agent, Container, Event, Run, Schedule, Session
 from agents.urls import urlpatterns
 from tests.conftest import execute
 
@@ -76,12 +76,16 @@ def address(pattern: URLPattern, run: Run) -> str:
         "public_id": run.session.public_id
         if "session" in str(pattern.name) and run.session
         else run.public_id,
-        "number": run.container_id or 1,
+        "number": schedule_of(run) if "schedule" in str(pattern.name) else run.container_id or 1,
         "seq": 1,
         "place": 0,
     }
     wanted = pattern.pattern.converters
     return reverse(f"agents:{pattern.name}", kwargs={name: values[name] for name in wanted})
+
+
+def schedule_of(run: Run) -> int:
+    return int(Schedule.objects.get_or_create(agent=run.agent, name="nightly", cron="30 2 * * *")[0].pk)
 
 
 def everywhere(run: Run) -> list[str]:
@@ -92,7 +96,7 @@ def pages(run: Run) -> list[str]:
     """Addresses that answer a GET with HTML."""
     posts = (
         "cancel/", "again/", "bulk/", "delete/", "stop/", "rename/", "restore/", "save/", "forget/", "pin/",
-        "keep/", "remove/",
+        "keep/", "remove/", "schedules/preview/", "pause/", "resume/", "/run/",
     )  # fmt: skip
     files = ("markdown/", "jsonl/", "output/", "errors/", "download/", "picture/", "patch/")
     others = ("conversation/now/", "events/", "stream/", *files, *posts)

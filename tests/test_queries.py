@@ -1,6 +1,7 @@
 """No page asks the database more often because there is more in it."""
 
 from collections.abc import Callable
+from datetime import timedelta
 
 import pytest
 from django.contrib.auth.models import Group, User
@@ -8,9 +9,10 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
+from django.utils import timezone
 
 from agents import machine
-from agents.models import Agent, Container, Event, Run, SavedList, Session
+from agents.models import Agent, Container, Event, Fire, Run, SavedList, Schedule, Session
 
 pytestmark = pytest.mark.django_db
 MakeAgent = Callable[..., Agent]
@@ -38,6 +40,13 @@ PAGES = (
     ("containers", "state=live&image=herdweb/agent"),
     ("container", ""),
     ("container_now", ""),
+    ("schedules", ""),
+    ("schedules", "state=on&agent=agent-0&sort=newest"),
+    ("schedule", ""),
+    ("schedule_new", ""),
+    ("schedule_edit", ""),
+    ("schedules_week", ""),
+    ("agent", "tab=schedules"),
 )
 FEW, MANY, MOST = 2, 20, 20
 
@@ -51,6 +60,7 @@ class World:
         self.session: Session | None = None
         self.container: Container | None = None
         self.run: Run | None = None
+        self.schedule: Schedule | None = None
 
     def grow(self, first: int, last: int, reader: User) -> None:
         for number in range(first, last):
@@ -84,6 +94,14 @@ class World:
             container=self.container if agent == self.agent else container,
         )  # fmt: skip
         self.run = self.run or run
+        schedule = Schedule.objects.create(
+            agent=agent, name=f"schedule-{number}", cron="0 3 * * *", time_zone="UTC", due_at=timezone.now()
+        )
+        self.schedule = self.schedule or schedule
+        Run.objects.filter(pk=run.pk).update(schedule=schedule)
+        Fire.objects.create(schedule=schedule, moment=timezone.now(), kind="started", run=run)
+        before = timezone.now() - timedelta(days=number + 1)
+        Fire.objects.create(schedule=self.schedule, moment=before, kind="skipped", reason="x", run=run)
         kinds = Event.Kind.values
         seq = self.run.event_count + 1
         Event.objects.create(run=self.run, seq=seq, kind=kinds[number % len(kinds)], text="event")
@@ -96,6 +114,7 @@ class World:
         assert self.run
         assert self.session
         assert self.container
+        assert self.schedule
         keys: dict[str, list[object]] = {
             "agent": [self.agent.name],
             "retention": [self.agent.name],
@@ -106,6 +125,8 @@ class World:
             "session_now": [self.session.public_id],
             "container": [self.container.pk],
             "container_now": [self.container.pk],
+            "schedule": [self.schedule.pk],
+            "schedule_edit": [self.schedule.pk],
         }
         return f"{reverse(f'agents:{name}', args=keys.get(name))}?{query}"
 

@@ -15,9 +15,9 @@ from django.contrib.auth.models import Group, User
 from django.utils import timezone
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, Response, WebError
 
-from agents import archive, jobs, machine
+from agents import archive, jobs, machine, schedules
 from agents.attachments import Attachment
-from agents.models import Agent, Audit, Container, Run, SavedList
+from agents.models import Agent, Audit, Beat, Container, Fire, Fleet, Run, SavedList, Schedule
 from agents.models.agent import MB
 from agents.runtimes import Beneath
 from tests.conftest import execute
@@ -53,6 +53,12 @@ PAGES = {
     "retention": ["/agents/reviewer/retention/", "/agents/docs-checker/retention/?keep_bytes=much"],
     "containers": ["/containers/"],
     "container": ["/containers/{container}/", "/containers/{living}/", "/containers/{inspected}/"],
+    "schedules": ["/schedules/", "/schedules/?state=paused", "/schedules/?agent=nobody"],
+    "schedule": ["/schedules/{nightly}/", "/schedules/{tripped}/", "/schedules/{over}/"],
+    "schedule_new": ["/schedules/new/", "/schedules/new/?agent=reviewer"],
+    "schedule_edit": ["/schedules/{nightly}/edit/"],
+    "schedule_delete": ["/schedules/{nightly}/ > Delete …"],
+    "schedules_week": ["/schedules/week/", "/schedules/week/?from=1999-01-01&zone=Nowhere"],
     "help": ["/help/"],
 }  # fmt: skip
 # Those that are no pages, and why.
@@ -81,6 +87,12 @@ NO_PAGES = {
     "container_stop": "answers a POST, with a redirect",
     "container_keep": "answers a POST, with a redirect",
     "container_remove": "answers a POST, with a redirect",
+    "schedule_preview": "JSON, for the form of a schedule",
+    "schedule_run": "answers a POST, with a redirect",
+    "schedule_pause": "answers a POST, with a redirect",
+    "schedule_resume": "answers a POST, with a redirect",
+    "schedules_pause": "answers a POST, with a redirect",
+    "schedules_resume": "answers a POST, with a redirect",
     "list_save": "answers a POST, with a redirect",
     "list_forget": "answers a POST, with a redirect",
 }
@@ -99,6 +111,14 @@ ADMIN_PAGES = {
     "admin-session": "/admin/agents/session/{session_pk}/change/",
     "admin-containers": "/admin/agents/container/",
     "admin-container": "/admin/agents/container/{container}/change/",
+    "admin-schedules": "/admin/agents/schedule/",
+    "admin-schedule": "/admin/agents/schedule/{nightly}/change/",
+    "admin-schedule-add": "/admin/agents/schedule/add/",
+    "admin-fires": "/admin/agents/fire/",
+    "admin-fire": "/admin/agents/fire/{fire_pk}/change/",
+    "admin-fleets": "/admin/agents/fleet/",
+    "admin-fleet": "/admin/agents/fleet/{fleet_pk}/change/",
+    "admin-fleet-add": "/admin/agents/fleet/add/",
     "admin-events": "/admin/agents/event/",
     "admin-event": "/admin/agents/event/{event_pk}/change/",
     "admin-audits": "/admin/agents/audit/",
@@ -156,7 +176,39 @@ def world(make_agent: MakeAgent, person: Person, image: str, admin: User) -> Wor
     LogEntry.objects.log_actions(admin.pk, [agent], 2, "Changed model.", single_object=True)
     person("viewer", "Viewer", "Reviewers", staff=True)
     work_in(machine.state().workspace("reviewer"))
+    planned(agent, failed, admin)
     return seen(run, live=live, failed=failed, waiting=waiting, forgetful=forgetful)
+
+
+def planned(agent: Agent, run: Run, admin: User) -> None:
+    """Schedules that are on, paused by their breaker, and over, with a log of every kind."""
+    now = timezone.now()
+    nightly = Schedule.objects.create(
+        agent=agent, name="nightly", cron="30 2 * * mon-fri", time_zone="Europe/Berlin", owner=admin,
+        saved_by="admin", blackouts=["2026-12-24 to 2026-12-26"], breaker=3, jitter=300,
+        prompt="Review what came since {date}.",
+    )  # fmt: skip
+    often = Schedule.objects.create(agent=agent, name="often", interval=3600, time_zone="UTC")
+    for each in (nightly, often):
+        schedules.set_due(each, now)
+    tripped = Schedule.objects.create(agent=agent, name="tripped", cron="*/5 * * * *", saved_by="admin")
+    schedules.pause(
+        tripped, "circuit breaker", "3 failures in a row, the last one run 1a2b3c4d: Exit code 3."
+    )
+    Schedule.objects.create(agent=agent, name="over", interval=60, ends_at=now - timedelta(days=1))
+    for number, kind in enumerate(Fire.Kind.values, 1):
+        ran = run if kind in ("started", "late") else None
+        Fire.objects.create(
+            schedule=nightly, moment=now - timedelta(days=number), kind=kind, run=ran, at=now,
+            reason="" if kind == "started" else "Missed: nobody looked at the clock.",
+        )  # fmt: skip
+    Fire.objects.create(
+        schedule=nightly, moment=now - timedelta(days=9), since=now - timedelta(days=30), count=15,
+        kind="skipped", reason="Missed: nobody looked at the clock.",
+    )  # fmt: skip
+    Fleet.objects.create(name="night", max_concurrent=2, month_cost=20)
+    for source in Beat.Source.values:
+        Beat.objects.create(source=source, at=now - timedelta(minutes=5), host="alpha", expected_since=now)
 
 
 def work_in(workspace: Path) -> None:
@@ -245,6 +297,9 @@ def seen(run: Run, **others: Run) -> World:
         "session_pk": run.session_id,
         "event_pk": run.events.earliest("pk").pk,
         "audit_pk": Audit.objects.latest("pk").pk,
+        "fleet_pk": Fleet.objects.get(name="night").pk,
+        "fire_pk": Fire.objects.earliest("pk").pk,
+        **{each.name: each.pk for each in Schedule.objects.all()},
         "user_pk": User.objects.get(username="viewer").pk,
         "group_pk": Group.objects.get(name="Reviewers").pk,
     }
