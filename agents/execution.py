@@ -90,7 +90,7 @@ class Supervision:
         self.config = run.agent_config
         self.runtime: Runtime = machine.runtime(self.config)
         self.end: Exit | None = None
-        self.error: RunError | None = None
+        self.error: Exception | None = None
         self.cut = 0
         self.leaving = False
         self.stopping = False
@@ -121,6 +121,7 @@ class Supervision:
 
     def fail(self, error: Exception) -> None:
         """End a run over a mistake of ours; the reconciler removes what it left."""
+        self.error = error
         self._finish(Outcome(ok=False, reason=f"herdweb failed: {type(error).__name__}: {error}"))
 
     def _work(self) -> bool:
@@ -332,7 +333,7 @@ class Supervision:
             # While nobody else may enter its container.
             kept.put_to_rest(self.run)
         # One transaction: whoever sees the state sees the last event, too.
-        failure = retries.classify(self.run, state, verdict, self.error)
+        failure = retries.classify(self.run, state, self.error)
         with transaction.atomic():
             if not self.run.finish(self.owner, state, verdict, failure):
                 raise LeaseLost(str(self.run.public_id))

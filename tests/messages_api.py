@@ -2,7 +2,8 @@
 
 What it answers is decided by the last thing the user said:
 `RUN <command>` asks for the Bash tool, a tool's result is repeated, `THINK` thinks first, `RECALL`
-lists everything the user said before, `FAIL` is refused, `HANG` is never answered.
+lists everything the user said before, `FAIL` is refused, `LIMIT <text>` with that text as a rate limit
+(while `limited` is true), `OVERLOAD` because of too much load, `HANG` is never answered.
 """
 
 import json
@@ -34,6 +35,14 @@ class Handler(BaseHTTPRequestHandler):
         if "FAIL" in said:
             error = {"type": "invalid_request_error", "message": "refused by the stand-in"}
             return self._json(400, {"type": "error", "error": error})
+        if "LIMIT " in said and self.server.limited:
+            message = said.rpartition("LIMIT ")[2].splitlines()[0]
+            return self._json(
+                429, {"type": "error", "error": {"type": "rate_limit_error", "message": message}}
+            )
+        if "OVERLOAD" in said:
+            error = {"type": "overloaded_error", "message": "Overloaded"}
+            return self._json(529, {"type": "error", "error": error})
         if "HANG" in said:
             threading.Event().wait(HANG_SECONDS)
         return self._stream(body) if body.get("stream") else self._json(200, whole(body))
@@ -68,6 +77,7 @@ class MessagesAPI(ThreadingHTTPServer):
     def __init__(self, host: str) -> None:
         super().__init__((host, 0), Handler)
         self.requests: list[dict[str, Any]] = []
+        self.limited = True
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     @property

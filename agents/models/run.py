@@ -23,12 +23,14 @@ from agents.models.rights import Guarded
 from agents.models.session import Session
 from agents.models.sorting import OrZero, Seconds
 from agents.runtimes import AgentConfig, Exit, Offsets, Outcome, Parsed, Report, Result, Status, human_size
-from agents.runtimes.types import Message
+from agents.runtimes.types import Message, Spent
 
 TEXT_LIMIT = 64 * 1024
 RESULT_LIMIT = 64 * 1024
 # What is kept of the JSON of a longer line.
 OUTLINED_TEXT, OUTLINED_ITEMS = 400, 40
+# Of the last so many answers the parts may still come.
+ANSWERS = 8
 # A dead worker is noticed after at most this long.
 LEASE = timedelta(seconds=12)
 
@@ -488,6 +490,8 @@ class Run(Keeping):
                 changes[SIZE_COLUMNS[report.line.stream]] = report.offset + len(report.line.raw)
                 for message in report.messages:
                     changes |= claims(message)
+                    if message.spent:
+                        changes["used"] = added(changes.get("used", self.used), message.spent)
             elif isinstance(report, Exit):
                 changes |= {"exit_code": report.code, "signal": report.signal, "oom": report.oom}
         if any(name in changes for name in SIZE_COLUMNS.values()):
@@ -502,6 +506,19 @@ class Run(Keeping):
         Less than before means that the agent has lost count and began again.
         """
         return said - self.cost_before_usd if said >= self.cost_before_usd else said
+
+
+def added(used: Mapping[str, Any], spent: Spent) -> dict[str, Any]:
+    """What a run has used, with one more answer; parts of the same answer count once."""
+    known = dict(used.get("answers", {}))
+    before = known.pop(spent.message, None)
+    turn = 1 if before is None and spent.turn else 0
+    known[spent.message] = max(spent.tokens, before or 0)
+    return {
+        "turns": used.get("turns", 0) + turn,
+        "tokens": used.get("tokens", 0) + known[spent.message] - (before or 0),
+        "answers": dict(list(known.items())[-ANSWERS:]),
+    }
 
 
 SIZE_COLUMNS = {"stdout": "output_bytes", "stderr": "stderr_bytes"}

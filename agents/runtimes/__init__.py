@@ -7,12 +7,14 @@ from agents.runtimes.factory import CHOICES, RUNTIMES, bare, create, create_prob
 from agents.runtimes.keeping import Place, places
 from agents.runtimes.layout import Beneath, StateDir
 from agents.runtimes.probe import Sight, look
+from agents.runtimes.refusals import Refusal, read_refusal
 from agents.runtimes.remains import Leftover, discard, disk_sizes, leftovers, put_to_rest
 from agents.runtimes.types import (
     AgentConfig,
     ContainerFacts,
     Conversation,
     DockerConfig,
+    EngineAway,
     Exit,
     Offsets,
     Outcome,
@@ -34,6 +36,7 @@ __all__ = [
     "ContainerFacts",
     "Conversation",
     "DockerConfig",
+    "EngineAway",
     "EngineReport",
     "Exit",
     "Host",
@@ -43,6 +46,7 @@ __all__ = [
     "Parsed",
     "Paths",
     "Place",
+    "Refusal",
     "Report",
     "Request",
     "Result",
@@ -64,4 +68,5 @@ __all__ = [
     "look",
     "places",
     "put_to_rest",
+    "read_refusal",
 ]

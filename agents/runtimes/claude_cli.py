@@ -148,6 +148,8 @@ def agent_flags(request: Request) -> Iterator[str]:
         yield f"--permission-mode={agent.permission_mode}"
     if agent.max_turns:
         yield f"--max-turns={agent.max_turns}"
+    if agent.max_cost:
+        yield f"--max-budget-usd={agent.max_cost}"
     yield from (f"--allowedTools={tool}" for tool in agent.allowed_tools)
     yield from (f"--disallowedTools={tool}" for tool in agent.denied_tools)
     # A repository's own settings can run hooks and redirect the API: only where the agent says so.

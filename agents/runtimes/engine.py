@@ -11,7 +11,7 @@ import docker
 from docker.errors import DockerException
 from requests.exceptions import RequestException
 
-from agents.runtimes.types import RunError
+from agents.runtimes.types import EngineAway
 
 ENGINE_ERRORS = (DockerException, RequestException)
 CONFLICT = 409
@@ -39,17 +39,17 @@ class Host:
 
 
 def connect(host: Host) -> docker.DockerClient:
-    """A client of the engine, or a RunError that says what to do."""
+    """A client of the engine, or an error that says what to do."""
     try:
         return host.connect()
     except ENGINE_ERRORS as error:
         raise unreachable(error) from error
 
 
-def unreachable(error: Exception) -> RunError:
+def unreachable(error: Exception) -> EngineAway:
     """That the engine cannot be reached, and what to do about it."""
     remedy = FORBIDDEN if "PermissionError" in str(error) else SILENT
-    return RunError(f"The Docker engine cannot be reached. {remedy} The engine's client says: {error}")
+    return EngineAway(f"The Docker engine cannot be reached. {remedy} The engine's client says: {error}")
 
 
 def connected(host: Host) -> closing[docker.DockerClient]:
@@ -87,7 +87,7 @@ def engine_report(host: Host) -> EngineReport:
         try:
             info, version = client.info(), client.version()
         except ENGINE_ERRORS as error:
-            raise RunError(f"The Docker engine stopped answering: {error}") from error
+            raise EngineAway(f"The Docker engine stopped answering: {error}") from error
     return EngineReport(
         version=str(info.get("ServerVersion", "")),
         api=str(version.get("ApiVersion", "")),

@@ -26,7 +26,7 @@ from agents.runtimes.host import write_files
 from agents.runtimes.layout import make_private, own_private
 from agents.runtimes.life import remove
 from agents.runtimes.reading import CLOSED
-from agents.runtimes.types import Line, RunError
+from agents.runtimes.types import EngineAway, Line, RunError
 
 FILES, SECRETS = "/run/herdweb", "/run/herdweb-secrets"
 MEMORY, CPUS, PIDS = 2 * 1024**3, 2.0, 256
@@ -99,7 +99,7 @@ def send(errand: Errand, host: Host) -> Generator[str, None, Done]:
         with connected(host) as client:
             return (yield from followed(client, create(client, errand, host), errand))
     except ENGINE_ERRORS as error:
-        raise RunError(f"The Docker engine stopped answering: {error}") from error
+        raise EngineAway(f"The Docker engine stopped answering: {error}") from error
     finally:
         shutil.rmtree(secrets_of(errand, host), ignore_errors=True)
 

@@ -10,7 +10,7 @@ import docker
 from docker.errors import ImageNotFound
 
 from agents.runtimes.engine import ENGINE_ERRORS, unreachable
-from agents.runtimes.types import RunError
+from agents.runtimes.types import EngineAway, RunError
 
 # In seconds: how long a registry may take to say that it has an image.
 REGISTRY_PATIENCE = 15
@@ -91,6 +91,6 @@ def images() -> Iterator[Images]:
     try:
         yield Images(client)
     except ENGINE_ERRORS as error:
-        raise RunError(f"The Docker engine refused or stopped answering: {error}") from error
+        raise EngineAway(f"The Docker engine refused or stopped answering: {error}") from error
     finally:
         client.close()

@@ -14,7 +14,7 @@ from agents.runtimes.creation import make_place, mounts, options
 from agents.runtimes.engine import CONFLICT, ENGINE_ERRORS, Host
 from agents.runtimes.keeping import Note, Place, container_name, differences, log_end, made_of
 from agents.runtimes.life import remove
-from agents.runtimes.types import Command, RunError
+from agents.runtimes.types import Command, EngineAway, RunError
 
 MADE = "herdweb.made"
 ANOTHER = "Its container is made anew, for this has changed: {}. The files that the old one kept are gone."
@@ -44,7 +44,7 @@ def obtain(client: docker.DockerClient, command: Command, host: Host, state_dir:
             return kept(client, command, host, state_dir)
         return of_one_run(client, command, host, state_dir)
     except ENGINE_ERRORS as error:
-        raise RunError(f"The Docker engine stopped answering: {error}") from error
+        raise EngineAway(f"The Docker engine stopped answering: {error}") from error
 
 
 def of_one_run(client: docker.DockerClient, command: Command, host: Host, state_dir: Path) -> Obtained | None:

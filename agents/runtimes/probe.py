@@ -7,7 +7,16 @@ from dataclasses import dataclass, replace
 
 from agents.runtimes.base import Runtime
 from agents.runtimes.engine import ENGINE_ERRORS
-from agents.runtimes.types import Command, Exit, Message, Parsed, Report, Request, RunError, Status
+from agents.runtimes.types import (
+    Command,
+    EngineAway,
+    Exit,
+    Message,
+    Parsed,
+    Report,
+    Request,
+    Status,
+)
 
 # After this line comes what the program itself says.
 MARK = "herdweb looks:"
@@ -98,7 +107,7 @@ def look(runtime: Runtime, request: Request, limit: float) -> Sight:
                 cut = True
                 runtime.stop(0)
     except ENGINE_ERRORS as error:
-        raise RunError(f"The Docker engine stopped answering: {error}") from error
+        raise EngineAway(f"The Docker engine stopped answering: {error}") from error
     return sight(reports, cut)
 
 

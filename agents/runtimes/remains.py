@@ -10,7 +10,7 @@ from docker.models.containers import Container
 from agents.runtimes.engine import ENGINE_ERRORS, Host, connected, engine_time
 from agents.runtimes.life import remove
 from agents.runtimes.obtaining import ended
-from agents.runtimes.types import RunError
+from agents.runtimes.types import EngineAway
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def leftovers(host: Host) -> Iterator[Leftover]:
                 all=True, ignore_removed=True, filters={"label": [f"herdweb.instance={host.instance}"]}
             )
         except ENGINE_ERRORS as error:
-            raise RunError(f"The Docker engine stopped answering: {error}") from error
+            raise EngineAway(f"The Docker engine stopped answering: {error}") from error
         yield from map(leftover, found)
 
 
@@ -69,7 +69,7 @@ def put_to_rest(host: Host, engine_id: str) -> bool:
         except NotFound:
             return False
         except ENGINE_ERRORS as error:
-            raise RunError(f"The Docker engine stopped answering: {error}") from error
+            raise EngineAway(f"The Docker engine stopped answering: {error}") from error
         return True
 
 
@@ -81,7 +81,7 @@ def discard(host: Host, engine_id: str) -> None:
         except NotFound:
             return
         except ENGINE_ERRORS as error:
-            raise RunError(f"The Docker engine stopped answering: {error}") from error
+            raise EngineAway(f"The Docker engine stopped answering: {error}") from error
 
 
 def disk_sizes(host: Host, engine_ids: Iterable[str]) -> dict[str, int]:
@@ -91,5 +91,5 @@ def disk_sizes(host: Host, engine_ids: Iterable[str]) -> dict[str, int]:
         try:
             rows = client.api.containers(all=True, size=True, filters={"id": wanted}) if wanted else []
         except ENGINE_ERRORS as error:
-            raise RunError(f"The Docker engine stopped answering: {error}") from error
+            raise EngineAway(f"The Docker engine stopped answering: {error}") from error
         return {str(row["Id"]): int(row.get("SizeRw") or 0) for row in rows}

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from agents.runtimes.types import Kind, Message, Result
+from agents.runtimes.types import Kind, Message, Result, Spent
 
 # Counts beyond this are not counts, and would not fit the database's columns.
 LARGEST_COUNT = 2**53
@@ -86,7 +86,17 @@ def read_turn(item: dict[str, Any]) -> list[Message]:
         return [Message("text", content, item)]
     blocks = [block for block in content if isinstance(block, dict)] if isinstance(content, list) else []
     context = {key: value for key, value in item.items() if key != "message"}
-    return [read_block(block, context) for block in blocks]
+    found = [read_block(block, context) for block in blocks]
+    return [found[0]._replace(spent=spent(message, context)), *found[1:]] if found else []
+
+
+def spent(message: Any, context: dict[str, Any]) -> Spent | None:
+    """What an answer of the model says it used; None for anything else."""
+    usage, name = (message.get("usage"), message.get("id")) if isinstance(message, dict) else (None, None)
+    if not isinstance(usage, dict) or not isinstance(name, str) or not name:
+        return None
+    tokens = (input_tokens(usage) or 0) + (count(usage.get("output_tokens")) or 0)
+    return Spent(name[:100], min(tokens, LARGEST_COUNT), turn=not context.get("parent_tool_use_id"))
 
 
 def read_block(block: dict[str, Any], context: dict[str, Any]) -> Message:

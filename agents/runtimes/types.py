@@ -18,6 +18,10 @@ class RunError(Exception):
     """An expected failure; its text is written for the person who started the run."""
 
 
+class EngineAway(RunError):
+    """The engine cannot be reached, or has stopped answering: nothing that is wrong with the run."""
+
+
 @dataclass(frozen=True)
 class DockerConfig:
     """Where an agent executes: `memory` in bytes, `cpus` in cores, `user` as uid:gid or empty.
@@ -264,14 +268,29 @@ class Result:
     output_tokens: int | None = None
 
 
+class Spent(NamedTuple):
+    """What one answer of the model used: its id, and its tokens, in and out, those from the cache too.
+
+    `turn` is false for an answer that was given inside of another one's turn, to a sub-agent.
+    """
+
+    message: str
+    tokens: int
+    turn: bool = True
+
+
 class Message(NamedTuple):
-    """One event of the agent: `text` for people, `payload` the JSON that it came from."""
+    """One event of the agent: `text` for people, `payload` the JSON that it came from.
+
+    `spent` is told by each part of an answer again, and counts once for each id.
+    """
 
     kind: Kind
     text: str = ""
     payload: Mapping[str, Any] | None = None
     result: Result | None = None
     version: str = ""
+    spent: Spent | None = None
 
 
 class Parsed(NamedTuple):
