@@ -6,11 +6,12 @@ from django import forms
 from django.core.exceptions import ValidationError
 from django.core.validators import ProhibitNullCharactersValidator
 
-from agents import attachments, jobs, sessions, space
+from agents import attachments, budgets, jobs, sessions, space
 from agents.attachments import Attachment
 from agents.models import Agent, DockerSettings, Event, Fleet, Run, Session, Site, rules
 from agents.models.fields import Between, ObjectFormField, shown, write_seconds
 from agents.models.fleet import DEADLINES
+from agents.queueing import Turn
 from agents.runtimes import AgentConfig, RunError
 
 TRUE, FALSE = ("true", "on", "yes", "1"), ("false", "off", "no", "0", "")
@@ -362,6 +363,9 @@ class KeepForm(forms.Form):
         teach(self.fields["hours"], [self.HOURS])
 
 
+PRIORITIES = Between(-10, 10)
+
+
 class RunForm(forms.Form):
     """One run: a prompt, and the session to continue or fork instead of a new one."""
 
@@ -375,6 +379,9 @@ class RunForm(forms.Form):
     )
     session = forms.CharField(required=False)
     attachments = AttachmentsField(required=False)
+    # The same one again is the same request: a form that was sent twice starts one run.
+    key = forms.CharField(required=False, max_length=100)
+    priority = forms.IntegerField(required=False, validators=[PRIORITIES])
 
     # What may differ for one run; empty: as the agent has it.
     OVERRIDES = ("model", "max_turns", "time_limit", "idle_limit")
@@ -386,6 +393,7 @@ class RunForm(forms.Form):
 
     def __init__(self, agent: Agent, *arguments: Any, may_override: bool = False, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        teach(self.fields["priority"], [PRIORITIES])
         self.agent = agent
         self.may_override = may_override
         self.config: dict[str, Any] | None = None
@@ -401,15 +409,17 @@ class RunForm(forms.Form):
     @property
     def differs(self) -> bool:
         """Whether something is filled in there already."""
-        return any(self[name].value() for name in self.OVERRIDES)
+        return any(self[name].value() for name in (*self.OVERRIDES, "priority"))
 
     def _override(self, data: dict[str, Any]) -> None:
         """Judge what is to differ by the rules of the agent's own form, and freeze the result."""
         typed = {name: data[name].strip() for name in self.OVERRIDES if data.get(name, "").strip()}
-        if not typed:
+        if not typed and data.get("priority") is None:
             return
         if not self.may_override:
             raise ValidationError("Only those who may change agents choose other settings for a run.")
+        if not typed:
+            return
         changed = Agent.objects.select_related("docker").get(pk=self.agent.pk)
         form = AgentForm(AgentForm(instance=changed).as_typed() | typed, instance=changed)
         for name, errors in form.errors.items():
@@ -425,6 +435,14 @@ class RunForm(forms.Form):
         if not self.agent.default_prompt.strip():
             raise ValidationError("Prompt is required: this agent has no default prompt.")
         return self.agent.default_prompt
+
+    def clean_key(self) -> str:
+        """Any word that can be stored and shown."""
+        key: str = self.cleaned_data["key"]
+        if not key.isprintable():
+            raise ValidationError("A key has printable characters only, 100 at the most.")
+        rules.storable(key)
+        return key
 
     def clean_attachments(self) -> list[Attachment]:
         """Files that the agent will find."""
@@ -460,6 +478,9 @@ class RunForm(forms.Form):
         shortage = space.shortage()
         if shortage:
             raise ValidationError(f"{shortage} Nothing new starts until there is room again.")
+        spent = budgets.exhausted(self.agent)
+        if spent:
+            raise ValidationError(spent)
         mode, session = data.get("mode") or self.NEW, data.get("session")
         if session and not data.get("mode"):
             # Nothing silently starts afresh.
@@ -493,6 +514,7 @@ class RunForm(forms.Form):
             "forks": session if data["mode"] == self.FORK else None,
             "config": self.config,
             "attached": data["attachments"],
+            "turn": Turn(key=data["key"].strip(), priority=data["priority"]),
         }
 
 

@@ -1,6 +1,6 @@
 """What is tried again after which failure, when, and where it goes on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -148,8 +148,15 @@ def test_delays_grow_to_an_hour_and_are_never_the_same() -> None:
 
 
 @pytest.fixture
-def claude(make_agent: MakeAgent, engine: docker.DockerClient, monkeypatch: pytest.MonkeyPatch) -> Any:
+def provider(engine: docker.DockerClient) -> Iterator[MessagesAPI]:
     server = MessagesAPI(gateway(engine))
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def claude(make_agent: MakeAgent, provider: MessagesAPI, monkeypatch: pytest.MonkeyPatch) -> Agent:
     monkeypatch.setenv("ANTHROPIC_BASE_URL", provider.url)
     monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
     return make_agent(

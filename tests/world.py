@@ -285,7 +285,7 @@ def seen(run: Run, **others: Run) -> World:
     assert run.container
     forgetful = others.pop("forgetful").session
     assert forgetful
-    values = {
+    values: dict[str, object] = {
         "run": run.public_id,
         "session": run.session.public_id,
         "forgetful": forgetful.public_id,

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
+from uuid import uuid4
 
 from django.core.exceptions import ValidationError
 from django.core.paginator import Paginator
@@ -65,7 +66,7 @@ def submitted(request: HttpRequest, form: RunForm) -> Run | None:
     try:
         return jobs.submit(form.agent, by=request.user, **form.submission)
     except RunError as error:
-        form.add_error("attachments", str(error))
+        form.add_error(None if "key" in str(error) else "attachments", str(error))
         return None
 
 
@@ -85,6 +86,7 @@ def about(request: HttpRequest, found: Agent, form: RunForm) -> dict[str, object
         "agent": found,
         "form": form,
         "config": config,
+        "key": form["key"].value() or uuid4(),
         "offers": offers(found, chosen, request.user),
         "shared_home": machine.shared(config),
         "kept": retention.keeps(found),

@@ -68,6 +68,12 @@ class Command(BaseCommand):
             metavar="FILE",
             help="give the run a file, which it finds in its workspace; may be repeated",
         )
+        parser.add_argument("--priority", metavar="N", help="-10 to 10, higher first; default: the agent's")
+        parser.add_argument(
+            "--key",
+            metavar="KEY",
+            help="your own name of this request: the same one again starts nothing new",
+        )
         parser.add_argument("--wait", action="store_true", help="return when the run has ended")
         parser.add_argument("--json", action="store_true", help="print the run as one JSON object")
 
@@ -114,7 +120,8 @@ def submit(name: str, options: dict[str, Any]) -> Run:
     agent = find_agent(name, USAGE)
     mode, session = choice(options)
     typed = {name: options[name] or "" for name in RunForm.OVERRIDES}
-    data = {"prompt": prompt(options), "mode": mode, "session": session, **typed}
+    turn = {name: options[name] or "" for name in ("priority", "key")}
+    data = {"prompt": prompt(options), "mode": mode, "session": session, **typed, **turn}
     with ExitStack() as stack:
         files = MultiValueDict({"attachments": opened(options["attach"], stack)})
         form = RunForm(agent, data, files, may_override=True)
