@@ -8,11 +8,13 @@ import os
 import re
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from sys import executable
 
 from django.conf import settings
+from django.db import DatabaseError
 from django_crontab.crontab import Crontab
 
 from agents import crontab, jobs, machine
@@ -101,16 +103,22 @@ def install() -> bool:
 
 
 def remove() -> bool:
-    """Leave the crontab as if we had never been there; False when we were not in it."""
+    """Leave the crontab as if we had never been there; False when we were not in it.
+
+    After a CrontabError the line is where it was, after a DatabaseError it is gone.
+    """
     try:
         with crontab.alone():
             before = crontab.read()
             found = bool(ours(split(before)))
             change(before, [])
         forget()
-    finally:
+    except CrontabError:
         # Whatever became of the crontab, nobody waits for cron any more.
-        Beat.expect(Beat.Source.CRON, wanted=False)
+        with suppress(DatabaseError):
+            Beat.expect(Beat.Source.CRON, wanted=False)
+        raise
+    Beat.expect(Beat.Source.CRON, wanted=False)
     return found
 
 

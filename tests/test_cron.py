@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from io import StringIO
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.db import connection
 from django.utils import timezone
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
@@ -111,6 +113,18 @@ def status() -> tuple[int, Any]:
 
 def expected_since() -> Any:
     return Beat.objects.get(source="cron").expected_since
+
+
+@contextmanager
+def no_table() -> Iterator[None]:
+    """As before `migrate`."""
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE agents_beat RENAME TO elsewhere")
+    try:
+        yield
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("ALTER TABLE elsewhere RENAME TO agents_beat")
 
 
 # With the stand-in.
@@ -259,6 +273,19 @@ def test_a_line_that_cannot_be_removed_is_expected_no_more(table: StandIn, other
     assert "no space The crontab is as it was." in refusal("remove")
     assert table.content == others + cron.line().encode()
     assert expected_since() is None
+
+
+def test_without_a_database_nothing_is_installed_and_yet_all_is_removed(
+    table: StandIn, others: bytes
+) -> None:
+    table.file.write_bytes(others)
+    with no_table():
+        assert "The database does not answer" in refusal("install")
+    assert table.content == others
+    give("install")
+    with no_table():
+        assert refusal("remove").startswith("The crontab has no line of this herdweb any more.")
+    assert table.content == others
 
 
 def test_without_the_program_it_is_said_where_it_comes_from(table: StandIn) -> None:
@@ -509,6 +536,8 @@ def test_a_real_cron_ticks_within_a_minute(
     before = b"# m\xfc\n0 0 1 1 * true # \xff\n"
     (tmp_path / "before").write_bytes(before)
     assert inside("crontab", str(tmp_path / "before")).returncode == 0
+    # cron tells a changed crontab by its time in whole seconds.
+    time.sleep(1.1)
     odd = tmp_path / ODD
     odd.mkdir(mode=0o700)
 

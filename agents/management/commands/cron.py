@@ -40,10 +40,7 @@ class Command(BaseCommand):
         except OSError as error:
             raise CommandError(one_line(f"{error}.")) from error
         except DatabaseError as error:
-            remedy = "Check DATABASE_URL and the server, then: manage.py migrate"
-            raise CommandError(
-                one_line(f"The database does not answer: {error}") + f"\n→ {remedy}"
-            ) from error
+            raise without_database(error, action) from error
         wrong = list(problems(found))
         if json:
             self.stdout.write(as_text(shown(found, wrong)))
@@ -118,6 +115,13 @@ def log_size() -> int:
     """How much ticks have had to say."""
     log = cron.folder() / cron.LOG
     return log.stat().st_size if log.exists() else 0
+
+
+def without_database(error: DatabaseError, action: str) -> CommandError:
+    """That it does not answer, and what was done all the same."""
+    done = "The crontab has no line of this herdweb any more. " if action == "remove" else ""
+    said = one_line(f"{done}The database does not answer: {error}")
+    return CommandError(f"{said}\n→ Check DATABASE_URL and the server, then: manage.py migrate")
 
 
 def refusal(error: CrontabError) -> CommandError:
