@@ -16,9 +16,10 @@ import django_rq
 from django.conf import settings
 from django.utils import timezone
 from redis.exceptions import RedisError
-from rq import Worker
+from rq import Worker, get_current_job
+from rq.worker import WorkerStatus
 
-from agents import queueing
+from agents import machine, queueing
 from agents.models import Run
 
 logger = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ def ring_next(*, released: bool = False) -> None:
 def capacity() -> int:
     """How many bells workers could hear at once; one at least, so that whoever is free next finds it."""
     busy = Run.objects.filter(state__in=Run.LIVE, lease_until__gt=timezone.now()).count()
-    return max((len(workers()) or settings.HERDWEB_WORKERS) - busy, 1)
+    return max((len(listening()) or settings.HERDWEB_WORKERS) - busy, 1)
 
 
 def waiting_bells() -> set[str]:
@@ -119,10 +120,23 @@ def channel(run_id: str) -> str:
 
 
 def workers() -> list[str]:
-    """Names of RQ's workers that are alive, for `doctor` and the pages; raises RedisError.
+    """Names of RQ's workers that are alive, for `doctor` and the pages; raises RedisError."""
+    return [worker.name for worker in alive()]
 
-    RQ goes on to list a worker that was killed, until its entry expires.
-    """
+
+def listening() -> list[str]:
+    """Those of them that take new runs: none that is drained; raises RedisError."""
+    return [worker.name for worker in alive() if worker.get_state() != WorkerStatus.SUSPENDED]
+
+
+def alive() -> list[Any]:
+    """RQ goes on to list a worker that was killed, until its entry expires."""
     recently = timezone.now() - HEARTBEAT
     found = Worker.all(queue=queue())
-    return [worker.name for worker in found if worker.last_heartbeat and worker.last_heartbeat > recently]
+    return [worker for worker in found if worker.last_heartbeat and worker.last_heartbeat > recently]
+
+
+def here() -> list[str]:
+    """What this process goes by: the machine's name, and in a work horse its worker's."""
+    job = get_current_job()
+    return [machine.name(), *([job.worker_name] if job and job.worker_name else [])]

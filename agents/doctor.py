@@ -15,7 +15,7 @@ from django.utils import timezone
 from redis.exceptions import RedisError
 
 from agents import bells, machine, space
-from agents.models import Beat
+from agents.models import Beat, Drain
 from agents.runtimes import EngineReport, RunError, engine_report, human_size
 from agents.runtimes.image import Image, images
 from agents.templatetags.wording import duration
@@ -116,9 +116,20 @@ def examine_queue() -> Iterator[Finding]:
         return
     yield Finding("redis", "ok", f"Redis {version}")
     if workers:
-        yield Finding("workers", "ok", f"{len(workers)} alive")
+        yield examine_drained(len(workers))
     else:
         yield Finding("workers", "fail", "None is alive, so no run starts.", START_WORKERS)
+
+
+def examine_drained(alive: int) -> Finding:
+    """How many workers are alive, and whether some take nothing new."""
+    drained, listening = list(Drain.objects.all()), len(bells.listening())
+    if not drained:
+        return Finding("workers", "ok", f"{alive} alive")
+    names = ", ".join(f"{each.name} (by {each.by})" for each in drained)
+    remedy = f"When that is over: manage.py drain {drained[0].name} --end"
+    detail = f"{alive} alive, {listening} of them take new runs. Drained: {names}."
+    return Finding("workers", "warn" if listening else "fail", detail, remedy)
 
 
 def without_redis(error: Exception) -> Finding:

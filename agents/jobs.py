@@ -4,7 +4,6 @@ import json
 import logging
 import os
 import signal
-import socket
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from hashlib import sha256
@@ -16,8 +15,19 @@ from django.core.exceptions import ValidationError
 from django.db import IntegrityError, OperationalError, transaction
 from django.utils import timezone
 
-from agents import attachments, execution, firing, limits, machine, queueing, reconcile, retries, schedules
-from agents.bells import publish, queue, ring, ring_all, ring_next, workers
+from agents import (
+    attachments,
+    draining,
+    execution,
+    firing,
+    limits,
+    machine,
+    queueing,
+    reconcile,
+    retries,
+    schedules,
+)
+from agents.bells import here, publish, queue, ring, ring_all, ring_next, workers
 from agents.models import Agent, Audit, Beat, LeaseLost, Run, Session
 from agents.models.fields import write_seconds
 from agents.queueing import Turn
@@ -165,10 +175,14 @@ def execute(run_id: str) -> None:
     A second delivery, a foreign id or an ended run are no errors. Returns when the run has ended
     or was handed over; then the bell has been rung for the next worker.
     """
-    run = known(run_id)
-    owner = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
+    run, names = known(run_id), here()
     if run is None:
         return
+    if draining.is_drained(names):
+        # The bell was heard before its worker was told to take nothing more.
+        ring(run)
+        return
+    owner = ":".join([names[0][:40], str(os.getpid()), uuid4().hex[:8], *names[1:]])
     if not execution.claim(run, owner):
         ring_next()
         return

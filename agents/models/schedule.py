@@ -247,6 +247,17 @@ class Schedule(Pausable):
             return f"{self.cron} cannot be read"
 
     @property
+    def condition(self) -> str:
+        """What is to be said of it in one word."""
+        if self.is_paused:
+            return "paused"
+        if not self.enabled:
+            return "off"
+        if self.due_at:
+            return "on"
+        return "running" if self.counts_from_end else "over"
+
+    @property
     def _counting(self) -> str:
         return ", counted from the end of a run" if self.counts_from_end else ""
 
