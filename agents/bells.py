@@ -6,7 +6,7 @@ rows, whenever one of them is free.
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from functools import lru_cache
 from typing import Any
@@ -21,6 +21,7 @@ from rq.worker import WorkerStatus
 
 from agents import machine, queueing
 from agents.models import Run
+from agents.queueing import Waiting
 
 logger = logging.getLogger(__name__)
 
@@ -32,12 +33,13 @@ HEARTBEAT = timedelta(seconds=30)
 BELL = "run-"
 
 
-def ring_next(*, released: bool = False) -> None:
+def ring_next(*, released: bool = False, free: Sequence[Waiting] | None = None) -> None:
     """Ring for the runs whose turn it is, as many as there are workers to hear it.
 
     One that was rung for just now, and put off, is left alone unless a slot was `released` meanwhile.
+    `free` are those that may start, for a caller who knows them already.
     """
-    if not Run.objects.filter(state__in=Run.PENDING).exists():
+    if free is None and not Run.objects.filter(state__in=Run.PENDING).exists():
         return
     try:
         heard = waiting_bells()
@@ -45,7 +47,7 @@ def ring_next(*, released: bool = False) -> None:
     except RedisError:
         return
     lately = timezone.now() - RING_AGAIN
-    for run in queueing.next_ones(room + len(heard)) if room > 0 else ():
+    for run in queueing.next_ones(room + len(heard), free) if room > 0 else ():
         put_off = released and run.state == Run.State.WAITING
         if str(run.public_id) not in heard and (put_off or not run.rung_at or run.rung_at < lately):
             ring(run)

@@ -47,7 +47,7 @@ def test_a_schedule_is_created_changed_and_left_alone(make_agent: MakeAgent) -> 
 def test_every_refusal_names_its_field(make_agent: MakeAgent) -> None:
     make_agent("web")
     lines = refused(
-        "schedule_set", "web", "nightly", "cron=60 * * * *", "time_zone=Mars/Base", "jitter=soon",
+        "schedule_set", "web", "nightly", "cron=60 * * * *", "time_zone=Mars/Base",
         "missed=maybe", "missed_limit=0", "priority=99", "breaker=0", "starts_at=tomorrow", "blackouts=always",
     )  # fmt: skip
     said = dict(line.split(": ", 1) for line in lines[1:])
