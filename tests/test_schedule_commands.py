@@ -48,12 +48,13 @@ def test_every_refusal_names_its_field(make_agent: MakeAgent) -> None:
     make_agent("web")
     lines = refused(
         "schedule_set", "web", "nightly", "cron=60 * * * *", "time_zone=Mars/Base",
-        "missed=maybe", "missed_limit=0", "priority=99", "breaker=0", "starts_at=tomorrow", "blackouts=always",
+        "missed=maybe", "missed_limit=0", "priority=99", "breaker=0", "starts_at=soon", "blackouts=always",
     )  # fmt: skip
     said = dict(line.split(": ", 1) for line in lines[1:])
     assert lines[0] == "Nothing was saved."
     assert said.keys() == {
-        "cron", "time_zone", "jitter", "missed", "missed_limit", "priority", "breaker", "starts_at", "blackouts",
+        "cron", "time_zone", "jitter", "missed", "missed_limit", "priority", "breaker", "starts_at",
+        "blackouts",
     }  # fmt: skip
     assert "Write 0-59" in said["cron"]
     assert "unknown time zone" in said["time_zone"]
