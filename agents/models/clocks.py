@@ -15,9 +15,9 @@ from django.core.exceptions import ValidationError
 
 from agents.models.fields import shown
 
-# Beyond these, what a clock shows would be a date that Python does not have.
-FIRST, LAST = datetime(2, 1, 1, tzinfo=UTC), datetime(9998, 12, 31, tzinfo=UTC)
 TICK = datetime.resolution
+# Beyond these, what a clock shows would be a date that Python does not have.
+FIRST, LAST = datetime(2, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC) - TICK
 DAY, SECOND = timedelta(days=1), timedelta(seconds=1)
 # Files among the zones that are not the name of one.
 NO_ZONES = {"Factory", "localtime", "posixrules"}

@@ -85,4 +85,5 @@ def plainer(field: Field, text: str) -> str:
 def regular(field: Field, text: str, count: int) -> bool:
     """Whether its step goes on evenly into the next hour or day, and is shorter to say than its values."""
     size, most = EVEN.get(field, (0, 0))
-    return text.startswith("*/") and count > most and size % count == 0 and size // count == int(text[2:])
+    step = re.fullmatch(r"\*/([0-9]+)", text)
+    return step is not None and size > 0 and count > most and size % int(step[1]) == 0

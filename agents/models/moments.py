@@ -15,7 +15,17 @@ from agents.models.cron import expression, parse_cron
 from agents.models.cronwords import explain_cron
 from agents.models.fields import SECONDS, shown, write_seconds
 
-__all__ = ["Blackout", "Rule", "jitter", "parse_blackout", "parse_cron", "parse_interval", "parse_zone"]
+__all__ = [
+    "MAX_INTERVAL",
+    "MIN_INTERVAL",
+    "Blackout",
+    "Rule",
+    "jitter",
+    "parse_blackout",
+    "parse_cron",
+    "parse_interval",
+    "parse_zone",
+]
 
 MIN_INTERVAL, MAX_INTERVAL = 30, 366 * SECONDS["d"]
 # Nobody reads a larger number of missed moments.
