@@ -146,8 +146,12 @@ def announce(run: Run) -> None:
     if not Run.objects.filter(state__in=Run.PENDING).exclude(pk=run.pk).exists():
         # As ever: whether it may start is judged by the worker.
         ring(run)
-    elif not explained(run):
-        ring_next()
+        return
+    free = queueing.startable()
+    if run.pk in {each.pk for each in free}:
+        ring_next(free=free)
+    else:
+        explained(run)
 
 
 def cancel(run: Run, by: Any) -> bool:

@@ -37,7 +37,7 @@ def spent(agent: Agent, dollars: float | None, at: datetime, tokens: int = 0) ->
 
 def refusal(agent: Agent) -> str:
     form = RunForm(Agent.objects.get(pk=agent.pk), {"prompt": "x"})
-    return "" if form.is_valid() else " ".join(form.non_field_errors())
+    return "" if form.is_valid() else " ".join(map(str, form.non_field_errors()))
 
 
 # Per agent and day, per fleet and month.

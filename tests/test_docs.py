@@ -9,7 +9,7 @@ import pytest
 from django.core.management import get_commands
 
 from agents.asjson import AGENT_FIELDS
-from agents.forms import AgentForm, DockerSettingsForm, FleetForm, SiteForm
+from agents.forms import AgentForm, DockerSettingsForm, FleetForm, RowForm, SiteForm
 from agents.models import Agent, Event, Run
 from agents.models.agent import DOCKER_FIELDS
 from agents.runtimes import RUNTIMES
@@ -35,7 +35,12 @@ def rows(page: str) -> set[str]:
 
 COMMANDS = {name for name, app in get_commands().items() if app == "agents"}
 VARIABLES = {name.upper() for name in Environment.model_fields}
-FORMS = {"docker": DockerSettingsForm, "schedule": ScheduleForm, "fleet": FleetForm, "site": SiteForm}
+FORMS: dict[str, type[RowForm]] = {
+    "docker": DockerSettingsForm,
+    "schedule": ScheduleForm,
+    "fleet": FleetForm,
+    "site": SiteForm,
+}
 FIELDS = set(AgentForm.base_fields) | {
     f"{of}.{name}" for of, form in FORMS.items() for name in form.base_fields
 }

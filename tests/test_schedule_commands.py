@@ -47,7 +47,7 @@ def test_a_schedule_is_created_changed_and_left_alone(make_agent: MakeAgent) -> 
 def test_every_refusal_names_its_field(make_agent: MakeAgent) -> None:
     make_agent("web")
     lines = refused(
-        "schedule_set", "web", "nightly", "cron=60 * * * *", "time_zone=Mars/Base",
+        "schedule_set", "web", "nightly", "cron=60 * * * *", "time_zone=Mars/Base", "jitter=x",
         "missed=maybe", "missed_limit=0", "priority=99", "breaker=0", "starts_at=soon", "blackouts=always",
     )  # fmt: skip
     said = dict(line.split(": ", 1) for line in lines[1:])
@@ -75,7 +75,8 @@ def test_schedules_are_listed(make_agent: MakeAgent) -> None:
     assert head.split() == ["AGENT", "NAME", "STATE", "RULE", "NEXT", "LAST"]
     assert line.split()[:3] == ["web", "often", "on"]
     (found,) = json.loads(command("schedules", "web", "--json"))
-    assert (found["interval"], found["words"], found["state"]) == (300, "Every 5 minutes", "on")
+    assert (found["interval"], found["state"]) == (300, "on")
+    assert found["words"].startswith("Every 5 minutes, counted from 2")
 
 
 def test_a_schedule_is_paused_resumed_run_and_deleted(make_agent: MakeAgent) -> None:
