@@ -6,7 +6,7 @@ from typing import Any
 
 from django.db.models import Model
 
-from agents.models import Agent, Container, DockerSettings, Event, Run, Session
+from agents.models import Agent, Container, DockerSettings, Event, Run, Schedule, Session
 from agents.models.agent import DOCKER_FIELDS
 
 AGENT_FIELDS = (
@@ -72,6 +72,30 @@ def session_json(session: Session) -> dict[str, Any]:
         "output_tokens": session.output_tokens,
         "created": moment(session.created),
         "last_used": moment(session.last_used),
+    }
+
+
+SCHEDULE_FIELDS = (
+    "name", "cron", "interval", "counted_from", "time_zone", "prompt", "conversation", "enabled", "jitter",
+    "blackouts", "missed", "missed_limit", "overlap", "priority", "breaker",
+)  # fmt: skip
+
+
+def schedule_json(schedule: Schedule) -> dict[str, Any]:
+    """A schedule by its fields' names, durations in seconds; `due_at` is when the next moment is acted on."""
+    return {
+        "agent": schedule.agent.name,
+        **fields(schedule, SCHEDULE_FIELDS),
+        "session": str(schedule.session.public_id) if schedule.session else None,
+        "starts_at": moment(schedule.starts_at),
+        "ends_at": moment(schedule.ends_at),
+        "words": schedule.words,
+        "state": schedule.condition,
+        "paused_by": schedule.paused_by or None,
+        "paused_why": schedule.paused_why or None,
+        "due_moment": moment(schedule.due_moment),
+        "due_at": moment(schedule.due_at),
+        "url": schedule.get_absolute_url(),
     }
 
 

@@ -6,7 +6,7 @@ the start, never in the place of anything, and the prompt says where.
 
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -131,9 +131,9 @@ def reread(tree: Tree, name: str) -> Iterator[bytes]:
         yield from pieces(file)
 
 
-def summary(run: Run) -> str:
+def summary(stored: Sequence[Mapping[str, Any]]) -> str:
     """The names and sizes of a run's attachments in one line."""
-    return ", ".join(f"{each['name']} ({human_size(each['size'])})" for each in run.attachments)
+    return ", ".join(f"{each['name']} ({human_size(each['size'])})" for each in stored)
 
 
 def place(run: Run, request: Request, runtime: Runtime, owner: str) -> Request:

@@ -6,7 +6,7 @@ rows, whenever one of them is free.
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from functools import lru_cache
 from typing import Any
@@ -16,10 +16,12 @@ import django_rq
 from django.conf import settings
 from django.utils import timezone
 from redis.exceptions import RedisError
-from rq import Worker
+from rq import Worker, get_current_job
+from rq.worker import WorkerStatus
 
-from agents import queueing
+from agents import machine, queueing
 from agents.models import Run
+from agents.queueing import Waiting
 
 logger = logging.getLogger(__name__)
 
@@ -31,12 +33,13 @@ HEARTBEAT = timedelta(seconds=30)
 BELL = "run-"
 
 
-def ring_next(*, released: bool = False) -> None:
+def ring_next(*, released: bool = False, free: Sequence[Waiting] | None = None) -> None:
     """Ring for the runs whose turn it is, as many as there are workers to hear it.
 
     One that was rung for just now, and put off, is left alone unless a slot was `released` meanwhile.
+    `free` are those that may start, for a caller who knows them already.
     """
-    if not Run.objects.filter(state__in=Run.PENDING).exists():
+    if free is None and not Run.objects.filter(state__in=Run.PENDING).exists():
         return
     try:
         heard = waiting_bells()
@@ -44,7 +47,7 @@ def ring_next(*, released: bool = False) -> None:
     except RedisError:
         return
     lately = timezone.now() - RING_AGAIN
-    for run in queueing.next_ones(room + len(heard)) if room > 0 else ():
+    for run in queueing.next_ones(room + len(heard), free) if room > 0 else ():
         put_off = released and run.state == Run.State.WAITING
         if str(run.public_id) not in heard and (put_off or not run.rung_at or run.rung_at < lately):
             ring(run)
@@ -53,7 +56,7 @@ def ring_next(*, released: bool = False) -> None:
 def capacity() -> int:
     """How many bells workers could hear at once; one at least, so that whoever is free next finds it."""
     busy = Run.objects.filter(state__in=Run.LIVE, lease_until__gt=timezone.now()).count()
-    return max((len(workers()) or settings.HERDWEB_WORKERS) - busy, 1)
+    return max((len(listening()) or settings.HERDWEB_WORKERS) - busy, 1)
 
 
 def waiting_bells() -> set[str]:
@@ -119,10 +122,23 @@ def channel(run_id: str) -> str:
 
 
 def workers() -> list[str]:
-    """Names of RQ's workers that are alive, for `doctor` and the pages; raises RedisError.
+    """Names of RQ's workers that are alive, for `doctor` and the pages; raises RedisError."""
+    return [worker.name for worker in alive()]
 
-    RQ goes on to list a worker that was killed, until its entry expires.
-    """
+
+def listening() -> list[str]:
+    """Those of them that take new runs: none that is drained; raises RedisError."""
+    return [worker.name for worker in alive() if worker.get_state() != WorkerStatus.SUSPENDED]
+
+
+def alive() -> list[Any]:
+    """RQ goes on to list a worker that was killed, until its entry expires."""
     recently = timezone.now() - HEARTBEAT
     found = Worker.all(queue=queue())
-    return [worker.name for worker in found if worker.last_heartbeat and worker.last_heartbeat > recently]
+    return [worker for worker in found if worker.last_heartbeat and worker.last_heartbeat > recently]
+
+
+def here() -> list[str]:
+    """What this process goes by: the machine's name, and in a work horse its worker's."""
+    job = get_current_job()
+    return [machine.name(), *([job.worker_name] if job and job.worker_name else [])]

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
@@ -15,8 +15,10 @@ from django.utils import timezone
 from redis.exceptions import RedisError
 
 from agents import bells, machine, space
+from agents.models import Beat, Drain
 from agents.runtimes import EngineReport, RunError, engine_report, human_size
 from agents.runtimes.image import Image, images
+from agents.templatetags.wording import duration
 
 Status = Literal["ok", "warn", "fail"]
 
@@ -33,6 +35,7 @@ NOT_THE_WORKERS = "What counts is the environment of the workers, which may diff
 UNKNOWN = "Not known, because the engine does not answer."
 START_REDIS = "Start it (make run does), or set HERDWEB_REDIS_URL."
 START_WORKERS = "Start them: make run."
+LOOK_AT_CRON = "manage.py cron status says why. If it is not wanted any more: manage.py cron remove"
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ def examine() -> Iterator[Finding]:
     yield from examine_configuration()
     yield examine_disk()
     yield from examine_database()
+    yield examine_cron()
     yield examine_credentials()
 
 
@@ -112,9 +116,20 @@ def examine_queue() -> Iterator[Finding]:
         return
     yield Finding("redis", "ok", f"Redis {version}")
     if workers:
-        yield Finding("workers", "ok", f"{len(workers)} alive")
+        yield examine_drained(len(workers))
     else:
         yield Finding("workers", "fail", "None is alive, so no run starts.", START_WORKERS)
+
+
+def examine_drained(alive: int) -> Finding:
+    """How many workers are alive, and whether some take nothing new."""
+    drained, listening = list(Drain.objects.all()), len(bells.listening())
+    if not drained:
+        return Finding("workers", "ok", f"{alive} alive")
+    names = ", ".join(f"{each.name} (by {each.by})" for each in drained)
+    remedy = f"When that is over: manage.py drain {drained[0].name} --end"
+    detail = f"{alive} alive, {listening} of them take new runs. Drained: {names}."
+    return Finding("workers", "warn" if listening else "fail", detail, remedy)
 
 
 def without_redis(error: Exception) -> Finding:
@@ -243,6 +258,29 @@ def database_time() -> datetime:
         cursor.execute("SELECT CURRENT_TIMESTAMP")
         (now,) = cursor.fetchone()
     return datetime.fromisoformat(now).replace(tzinfo=UTC) if isinstance(now, str) else now
+
+
+def examine_cron() -> Finding:
+    """Whether cron looks at the clock, if it should; nothing depends on it while the ticker does."""
+    try:
+        beat = Beat.objects.filter(source=Beat.Source.CRON).first() or Beat(source=Beat.Source.CRON)
+    except DatabaseError:
+        return Finding(
+            "cron", "warn", "Not known, because the database does not answer.", "Check the database first."
+        )
+    if beat.is_late():
+        return Finding("cron", "warn", f"It should tick each minute. {last_tick(beat)}", LOOK_AT_CRON)
+    if beat.expected_since:
+        return Finding("cron", "ok", last_tick(beat))
+    return Finding("cron", "ok", "Not used: only the ticker looks at the clock.")
+
+
+def last_tick(beat: Beat) -> str:
+    """When somebody looked at the clock last, and where."""
+    if beat.at is None:
+        return "It has not ticked yet."
+    ago = duration(max(timezone.now() - beat.at, timedelta()))
+    return f"It ticked last at {beat.at:%Y-%m-%d %H:%M:%S} UTC, {ago} ago, on {beat.host}."
 
 
 def examine_credentials(whose: str = "this process", note: str = NOT_THE_WORKERS) -> Finding:

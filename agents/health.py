@@ -35,7 +35,7 @@ REDIS_PATIENCE = 0.5
 
 # A headline, and what those are told who can do nothing about it.
 WORDS = {
-    "workers": ("No worker is running", "New runs wait until a worker is started."),
+    "workers": ("Too few workers take runs", "New runs wait for one that does."),
     "redis": ("The queue cannot be reached", "New runs wait until it is back."),
     "ticker": ("Nothing looks after the runs", "Runs may wait longer than they should."),
     "engine": ("The Docker engine cannot be reached", "Agents in containers cannot run."),
@@ -69,7 +69,9 @@ def look(now: datetime | None = None) -> None:
 
 def wrong() -> Iterator[Finding]:
     """What the doctor finds wrong with what runs need all the time."""
-    yield from (finding for finding in doctor.examine_queue() if finding.status == "fail")
+    yield from (
+        finding for finding in doctor.examine_queue() if finding.status == "fail" or is_drained(finding)
+    )
     disk = doctor.examine_disk()
     if disk.status != "ok":
         yield disk
@@ -84,6 +86,11 @@ def wrong() -> Iterator[Finding]:
         if doctor.image_warning(image):
             detail = f"{image} is not on this host; runs of {', '.join(agents)} fail until it is."
             yield Finding(f"image {image}", "warn", detail, doctor.get_image(image))
+
+
+def is_drained(finding: Finding) -> bool:
+    """Whether some workers take nothing new, which people should not forget."""
+    return finding.name == "workers" and finding.status == "warn" and "Drained" in finding.detail
 
 
 def images() -> dict[str, list[str]]:

@@ -4,8 +4,7 @@ import json
 import logging
 import os
 import signal
-import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import Any, NamedTuple
@@ -16,10 +15,22 @@ from django.core.exceptions import ValidationError
 from django.db import IntegrityError, OperationalError, transaction
 from django.utils import timezone
 
-from agents import attachments, execution, firing, limits, machine, queueing, reconcile, retries, schedules
-from agents.bells import publish, queue, ring, ring_all, ring_next, workers
+from agents import (
+    attachments,
+    draining,
+    execution,
+    firing,
+    limits,
+    machine,
+    queueing,
+    reconcile,
+    retries,
+    schedules,
+)
+from agents.bells import here, publish, queue, ring, ring_all, ring_next, workers
 from agents.models import Agent, Audit, Beat, LeaseLost, Run, Session
 from agents.models.fields import write_seconds
+from agents.models.run import TEXT_LIMIT, NewEvent, insert
 from agents.queueing import Turn
 from agents.runtimes import RunError
 
@@ -76,6 +87,7 @@ def submit(
     try:
         # Before the transaction, so that nobody waits for the files of others.
         with attachments.keeping(str(public_id), attached) as stored, transaction.atomic():
+            told = list(opening(by or trigger, turn, differing(config, usual), stored))
             run = Run.objects.create(
                 public_id=public_id,
                 agent=agent,
@@ -86,9 +98,13 @@ def submit(
                 requested_by=None if isinstance(by, str) else by,
                 continues=continues,
                 forks=forks,
+                event_count=len(told),
                 **turn.columns(agent, config or usual),
             )
-            tell(run, by or trigger, turn, differing(config, usual))
+            insert(run.pk, 0, told)
+            witness(run, by or trigger, Audit.Deed.STARTED, prompt)
+            if stored:
+                witness(run, by or trigger, Audit.Deed.ADDED, attachments.summary(stored), "attachments of ")
             if turn.ring:
                 transaction.on_commit(lambda: announce(run), robust=True)
     except IntegrityError:
@@ -112,15 +128,15 @@ def of_key(asked: Asked, key: str) -> Run | None:
     return run
 
 
-def tell(run: Run, by: Any, turn: Turn, differs: dict[str, Any]) -> None:
-    """The first events of a run, and its lines in the audit trail."""
-    run.note(f"Queued by {by}.{f' {turn.reason}' if turn.reason else ''}")
+def opening(by: Any, turn: Turn, differs: dict[str, Any], stored: list[Any]) -> Iterator[NewEvent]:
+    """The first events of a run: who asked, in what it differs from its agent, and what it was given."""
+    yield NewEvent("status", f"Queued by {by}.{f' {turn.reason}' if turn.reason else ''}")
     if differs:
-        run.note(f"{DIFFERS}{json.dumps(differs)[1:-1]}", differs=differs)
-    witness(run, by, Audit.Deed.STARTED, run.prompt)
-    if run.attachments:
-        run.note(f"Attached: {attachments.summary(run)}.", attachments=run.attachments)
-        witness(run, by, Audit.Deed.ADDED, attachments.summary(run), "attachments of ")
+        payload = json.dumps({"differs": differs})
+        yield NewEvent("status", f"{DIFFERS}{json.dumps(differs)[1:-1]}"[:TEXT_LIMIT], payload)
+    if stored:
+        text = f"Attached: {attachments.summary(stored)}."
+        yield NewEvent("status", text[:TEXT_LIMIT], json.dumps({"attachments": stored}))
 
 
 def announce(run: Run) -> None:
@@ -130,8 +146,12 @@ def announce(run: Run) -> None:
     if not Run.objects.filter(state__in=Run.PENDING).exclude(pk=run.pk).exists():
         # As ever: whether it may start is judged by the worker.
         ring(run)
-    elif not explained(run):
-        ring_next()
+        return
+    free = queueing.startable()
+    if run.pk in {each.pk for each in free}:
+        ring_next(free=free)
+    else:
+        explained(run)
 
 
 def cancel(run: Run, by: Any) -> bool:
@@ -165,10 +185,14 @@ def execute(run_id: str) -> None:
     A second delivery, a foreign id or an ended run are no errors. Returns when the run has ended
     or was handed over; then the bell has been rung for the next worker.
     """
-    run = known(run_id)
-    owner = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
+    run, names = known(run_id), here()
     if run is None:
         return
+    if draining.is_drained(names):
+        # The bell was heard before its worker was told to take nothing more.
+        ring(run)
+        return
+    owner = ":".join([names[0][:40], str(os.getpid()), uuid4().hex[:8], *names[1:]])
     if not execution.claim(run, owner):
         ring_next()
         return
@@ -236,8 +260,11 @@ def tick(now: datetime | None = None, source: str = "") -> None:
     for run in Run.objects.filter(followed_up=False, state__in=Run.TERMINAL).select_related("agent")[:100]:
         follow_up(run)
     ring_all(reconcile.abandoned())
-    explain()
-    ring_next(released=limits.release() > 0)
+    released = limits.release() > 0
+    if Run.objects.filter(state__in=Run.PENDING).exists():
+        free = queueing.startable(now)
+        explain(free)
+        ring_next(released=released, free=free)
 
 
 def give_up(run: Run) -> None:
@@ -250,9 +277,9 @@ def give_up(run: Run) -> None:
         follow_up(run)
 
 
-def explain() -> None:
+def explain(free: Sequence[queueing.Waiting]) -> None:
     """Tell queued runs that may not start yet what they wait for."""
-    for run in queueing.unexplained(EXPLAINED_AT_ONCE):
+    for run in queueing.unexplained(free, EXPLAINED_AT_ONCE):
         explained(run)
 
 

@@ -110,13 +110,13 @@ def obstacle(run: Run) -> str:
 def nobody() -> str:
     """Why nobody takes a run that may start."""
     try:
-        return (
-            "All workers are busy."
-            if bells.workers()
-            else "No worker is running, so nothing takes this run. Start one: make run."
-        )
+        if bells.listening():
+            return "All workers are busy."
+        if bells.workers():
+            return "All workers are drained: they take no new runs until manage.py drain --end."
     except RedisError:
         return "The queue cannot be reached. The run starts when it is back."
+    return "No worker is running, so nothing takes this run. Start one: make run."
 
 
 def place(run: Run) -> str:

@@ -218,9 +218,15 @@ def why(run: Run) -> str:
     return found.reason if found else (run.reason if run.held_by else "")
 
 
-def next_ones(most: int, now: datetime | None = None) -> list[Run]:
+def startable(now: datetime | None = None) -> list[Waiting]:
+    """All that may start now, in their order."""
+    found = line(now)
+    return list(found.startable(len(found.order)))
+
+
+def next_ones(most: int, free: Sequence[Waiting] | None = None) -> list[Run]:
     """The runs that may start now, in their order, as many as are asked for."""
-    found = [each.pk for each in line(now).startable(most)]
+    found = [each.pk for each in (startable() if free is None else free)[:most]]
     rows = Run.objects.select_related("agent").in_bulk(found)
     return [rows[pk] for pk in found if pk in rows]
 
@@ -230,12 +236,10 @@ def late(now: datetime) -> list[Run]:
     return list(Run.objects.filter(state__in=Run.PENDING, start_by__lt=now).select_related("agent"))
 
 
-def unexplained(most: int) -> list[Run]:
+def unexplained(free: Sequence[Waiting], most: int) -> list[Run]:
     """Runs that are queued and may not start, which nobody has told yet what they wait for."""
-    queued = Run.objects.filter(state=Run.State.QUEUED)
-    if not queued.exists():
-        return []
-    free = {each.pk for each in line().startable(queued.count())}
-    blocked = [pk for pk in queued.order_by("pk").values_list("pk", flat=True) if pk not in free]
+    queued = Run.objects.filter(state=Run.State.QUEUED).order_by("pk").values_list("pk", flat=True)
+    may = {each.pk for each in free}
+    blocked = [pk for pk in queued if pk not in may][:most]
     rows = Run.objects.select_related("agent", "continues", "forks")
-    return list(rows.filter(pk__in=blocked[:most]).order_by("pk"))
+    return list(rows.filter(pk__in=blocked).order_by("pk")) if blocked else []

@@ -4,15 +4,17 @@ import gc
 import multiprocessing
 import os
 import signal
+import time
 from typing import Any
 
-from django.db import connections
+from django.db import DatabaseError, connections
 from django.utils import timezone
 from redis.exceptions import RedisError
 from rq import Worker
+from rq.worker import WorkerStatus
 from rq.worker_registration import REDIS_WORKER_KEYS
 
-from agents import bells, jobs
+from agents import bells, draining, jobs, machine
 from agents.models import Run
 from agents.runtimes.host import die_with_parent, end_with_parent
 
@@ -53,6 +55,28 @@ class HerdWorker(Worker):
             # A pool that was killed cannot end its workers, and nobody would replace those that die.
             end_with_parent()
         return bool(super().work(*arguments, **{**options, "with_scheduler": False}))
+
+    def check_for_suspension(self, burst: bool) -> None:
+        """Hear no bell while this worker, or its host, is drained; it says that it is alive all the same."""
+        super().check_for_suspension(burst)
+        drained = False
+        while not self._stop_requested and self._is_drained():
+            drained = True
+            self.set_state(WorkerStatus.SUSPENDED)
+            self.heartbeat()
+            time.sleep(1)
+        if drained:
+            self.set_state(WorkerStatus.IDLE)
+
+    def _is_drained(self) -> bool:
+        """Asked of the database; one that is away drains nobody."""
+        try:
+            return draining.is_drained([machine.name(), self.name])
+        except DatabaseError:
+            return False
+        finally:
+            # Nothing of it may be left open when a horse is forked.
+            connections.close_all()
 
     def subscribe(self) -> None:
         """Its thread must not take the signals that are to interrupt the main thread's wait."""

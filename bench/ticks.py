@@ -1,12 +1,14 @@
-"""What looking at the clock costs: with nothing due, and with many schedules due in the same second.
+"""How long the clock is looked at with 10,000 schedules: with nothing due, and with 500 due in one second.
 
-    .venv/bin/python bench/ticks.py [schedules] [due] [agents]
+    .venv/bin/python bench/ticks.py [--schedules N] [--due N] [--times N]
     scripts/with-postgres.sh .venv/bin/python bench/ticks.py
 
-No worker runs, so that what is measured is the ticker's own time. A round is one `jobs.tick`, with
-everything else that it looks after.
+`jobs.tick` whole, as the ticker calls it, Redis included; no worker takes what is rung for.
 """
 
+import argparse
+import logging
+import shutil
 import statistics
 import subprocess
 import sys
@@ -26,112 +28,67 @@ django.setup()
 from django.contrib.auth.models import Group, User  # noqa: E402
 from django.core.management import call_command  # noqa: E402
 from django.db import connection  # noqa: E402
-from django.test.utils import CaptureQueriesContext  # noqa: E402
 from django.utils import timezone  # noqa: E402
 
 from agents import jobs  # noqa: E402
-from agents.models import Agent, DockerSettings, Fire, Run, Schedule  # noqa: E402
+from agents.models import Agent, Beat, DockerSettings, Fire, Run, Schedule  # noqa: E402
 from agents.models.rights import OPERATOR  # noqa: E402
 
-ROUNDS, TIMES = 20, 3
-# A ticker as a process of its own, that looks once it is told to.
+# A ticker as a process of its own, that looks at the clock once it is told to.
 TICKER = """
-import django, sys
+import datetime, sys
+import django
 django.setup()
 from agents import jobs
-from agents.models import Schedule
-Schedule.objects.exists()
+jobs.tick(datetime.datetime.fromisoformat("2000-01-01T00:00+00:00"))
 print("ready", flush=True)
-sys.stdin.readline()
-jobs.tick(source="cron")
+jobs.tick(datetime.datetime.fromisoformat(sys.stdin.readline().strip()), "cron")
 """
 
 
-def main(schedules: int = 10_000, due: int = 500, agents: int = 100) -> None:
-    with redis():
-        call_command("migrate", verbosity=0)
-        make(schedules, agents)
-        print(f"{connection.vendor}, {schedules} schedules of {agents} agents")
-        idle()
-        fire(due)
-        queries()
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    for name, default in (("schedules", 10_000), ("due", 500), ("agents", 100), ("times", 20)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    return parser.parse_args()
 
 
-@contextmanager
-def redis() -> Iterator[None]:
-    server = subprocess.Popen(
-        ["redis-server", "--port", "0", "--unixsocket", "redis.sock", "--save", ""],
-        cwd=STATE,
-        stdout=subprocess.DEVNULL,
-    )
-    wait((STATE / "redis.sock").exists)
-    try:
-        yield
-    finally:
-        server.terminate()
-        server.wait()
+def main() -> None:
+    given = arguments()
+    call_command("migrate", verbosity=0)
+    fill(given)
+    now = timezone.now().replace(microsecond=0)
+    with redis_server():
+        jobs.tick(now, Beat.Source.TICKER)
+        idle = [timed(now + timedelta(seconds=number)) for number in range(given.times)]
+        print(f"{connection.vendor}: {Schedule.objects.count()} schedules of {given.agents} agents")
+        print(f"nothing due: median {statistics.median(idle):.1f} ms, at most {max(idle):.1f} ms")
+        for hour, tickers in enumerate((1, 1, 1, 3, 3, 3), 1):
+            moment = now + timedelta(hours=hour)
+            print(f"{given.due} due at once, {tickers} at work: {fired(moment, given.due, tickers):.2f} s")
+        print(f"{Run.objects.count()} runs, {Fire.objects.count()} fires")
+        waiting = [timed(moment + timedelta(seconds=number)) for number in range(1, given.times + 1)]
+        pending = Run.objects.filter(state__in=Run.PENDING).count()
+        print(f"nothing due, {pending} runs wait: median {statistics.median(waiting):.1f} ms")
+    assert Run.objects.count() == Fire.objects.filter(kind="started").count() == 6 * given.due
 
 
-def make(schedules: int, agents: int) -> None:
-    rows = Agent.objects.bulk_create(
-        Agent(name=f"agent-{number}", runtime="echo", default_prompt="Go on. It is {time}.")
-        for number in range(agents)
-    )
-    DockerSettings.objects.bulk_create(DockerSettings(agent=agent) for agent in rows)
-    owner = User.objects.create_user("owner")
-    owner.groups.add(Group.objects.get(name=OPERATOR))
-    later = timezone.now().replace(microsecond=0) + timedelta(days=1)
-    Schedule.objects.bulk_create(
-        Schedule(
-            agent=rows[number % agents],
-            name=f"s{number}",
-            cron=f"{number % 60} {number % 24} * * *",
-            time_zone="Europe/Berlin",
-            owner=owner,
-            saved_by="owner",
-            due_moment=later,
-            due_at=later,
-        )
-        for number in range(schedules)
-    )
-
-
-def idle() -> None:
-    """Nothing is due."""
-    jobs.tick(source="ticker")
-    print(f"nothing due: {line([timed() for _ in range(ROUNDS)])} (aim: under 20 ms)")
-
-
-def fired(due: int, others: int) -> tuple[float, float]:
-    """All are due in this second: how long until all have their run, and processor time of this process."""
-    tickers = [ticker() for _ in range(others)]
-    now = make_due(due)
-    for each in tickers:
-        assert each.stdin
-        each.stdin.write("go\n")
-        each.stdin.flush()
-    started, before = time.perf_counter(), time.process_time()
-    jobs.tick(source="ticker")
-    used = time.process_time() - before
-    wait(lambda: Fire.objects.filter(moment=now).count() == due, pause=0.01)
-    took = time.perf_counter() - started
-    for each in tickers:
-        each.communicate()
-    kinds = set(Fire.objects.filter(moment=now).values_list("kind", flat=True))
-    assert kinds == {"started"}, kinds
-    assert Run.objects.filter(fires__moment=now).count() == due
-    return took, used
-
-
-def fire(due: int) -> None:
-    """Once and again, because a machine has other things to do as well."""
-    for what, others in (("one ticker", 0), ("three tickers at once", 2)):
-        rounds = [fired(due, others) for _ in range(TIMES)]
-        took, used = zip(*rounds, strict=True)
-        print(
-            f"{due} due at once, {what}: best {min(took):.2f} s, worst {max(took):.2f} s (aim: under 5 s);"
-            f" processor time of one {min(used):.2f} s, {min(used) / due * 1000:.1f} ms each"
-        )
+def fired(moment: datetime, due: int, tickers: int) -> float:
+    """Seconds until all have their run; those of the last time have ended."""
+    Run.objects.exclude(state__in=Run.TERMINAL).update(state="succeeded", finished_at=moment)
+    pks = list(Schedule.objects.order_by("?").values_list("pk", flat=True)[:due])
+    Schedule.objects.filter(pk__in=pks).update(due_moment=moment, due_at=moment)
+    others = [ticker() for _ in range(tickers - 1)]
+    begun = time.perf_counter()
+    for other in others:
+        assert other.stdin
+        print(moment.isoformat(), file=other.stdin, flush=True)
+    timed(moment)
+    wait(lambda: Fire.objects.filter(moment=moment).count() == due, pause=0.01)
+    took = time.perf_counter() - begun
+    for other in others:
+        other.communicate()
+    return took
 
 
 def ticker() -> "subprocess.Popen[str]":
@@ -143,40 +100,62 @@ def ticker() -> "subprocess.Popen[str]":
     return process
 
 
-def make_due(count: int) -> datetime:
-    """Some of the schedules, at this second; runs of earlier rounds have ended."""
-    Run.objects.exclude(state__in=Run.TERMINAL).update(state="succeeded", finished_at=timezone.now())
-    now = timezone.now().replace(microsecond=0)
-    if Fire.objects.filter(moment=now).exists():
-        time.sleep(1)
-        return make_due(count)
-    chosen = Schedule.objects.order_by("pk").values("pk")[:count]
-    Schedule.objects.filter(pk__in=list(chosen.values_list("pk", flat=True))).update(
-        due_moment=now, due_at=now
-    )
-    return now
+def timed(now: datetime) -> float:
+    begun = time.perf_counter()
+    jobs.tick(now, Beat.Source.TICKER)
+    return (time.perf_counter() - begun) * 1000
 
 
-def queries() -> None:
-    """Of one schedule among them."""
-    make_due(1)
-    with CaptureQueriesContext(connection) as idle:
-        jobs.tick(timezone.now() - timedelta(days=1))
-    with CaptureQueriesContext(connection) as seen:
-        jobs.tick()
-    print(f"queries: {len(idle)} with nothing due, {len(seen) - len(idle)} more for one run")
+def fill(given: argparse.Namespace) -> None:
+    """Schedules that are due some day, each by a rule that fires at 03:30."""
+    agents = [
+        Agent(name=f"agent-{number}", runtime="echo", default_prompt="It is {time}.")
+        for number in range(given.agents)
+    ]
+    Agent.objects.bulk_create(agents)
+    DockerSettings.objects.bulk_create(DockerSettings(agent=agent) for agent in agents)
+    owner = User.objects.create_user("owner")
+    owner.groups.add(Group.objects.get(name=OPERATOR))
+    later = timezone.now() + timedelta(days=20)
+    rows = [
+        Schedule(
+            agent=agents[number % given.agents],
+            name=f"s{number}",
+            cron="30 3 * * *",
+            due_moment=later,
+            due_at=later,
+            time_zone="Europe/Berlin",
+            owner=owner,
+            saved_by="owner",
+        )
+        for number in range(given.schedules)
+    ]
+    Schedule.objects.bulk_create(rows, batch_size=1000)
 
 
-def timed() -> float:
-    started = time.perf_counter()
-    jobs.tick(source="ticker")
-    return time.perf_counter() - started
+@contextmanager
+def redis_server() -> Iterator[None]:
+    """One on a socket, which ends with the script."""
+    options = ["--port", "0", "--unixsocket", f"{STATE}/redis.sock", "--save", "", "--dir", str(STATE)]
+    server = subprocess.Popen(["redis-server", *options], stdout=subprocess.DEVNULL)
+    wait((STATE / "redis.sock").exists)
+    try:
+        yield
+    finally:
+        server.terminate()
+        server.wait()
 
 
-def line(seconds: list[float]) -> str:
-    ms = [value * 1000 for value in seconds]
-    return f"median {statistics.median(ms):.1f} ms (min {min(ms):.1f}, max {max(ms):.1f}, n={len(ms)})"
+@contextmanager
+def quiet() -> Iterator[None]:
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        shutil.rmtree(STATE, ignore_errors=True)
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":
-    main(*(int(argument) for argument in sys.argv[1:]))
+    with quiet():
+        main()

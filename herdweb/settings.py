@@ -100,6 +100,14 @@ RQ_QUEUES = {
 }
 RQ = {"WORKER_CLASS": "agents.worker.HerdWorker", "COMMIT_MODE": "auto"}
 
+# One line that never changes; `agents/cron.py` puts it into a crontab, if it is wanted.
+CRONJOBS = [("* * * * *", "agents.cron.tick")]
+CRONTAB_COMMENT = f"herdweb {HERDWEB_INSTANCE}: manage.py cron"
+CRONTAB_EXECUTABLE = "/usr/bin/crontab"
+CRONTAB_DJANGO_MANAGE_PATH = BASE_DIR / "manage.py"
+# The script has a log; what comes from nowhere else would be mailed each minute.
+CRONTAB_COMMAND_SUFFIX = ">/dev/null 2>&1"
+
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}"}
     for name in (

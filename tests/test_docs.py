@@ -9,10 +9,11 @@ import pytest
 from django.core.management import get_commands
 
 from agents.asjson import AGENT_FIELDS
-from agents.forms import AgentForm, DockerSettingsForm
+from agents.forms import AgentForm, DockerSettingsForm, FleetForm, RowForm, SiteForm
 from agents.models import Agent, Event, Run
 from agents.models.agent import DOCKER_FIELDS
 from agents.runtimes import RUNTIMES
+from agents.scheduleform import ScheduleForm
 from agents.urls import urlpatterns
 from herdweb.environment import Environment
 from tests.conftest import ROOT
@@ -34,7 +35,15 @@ def rows(page: str) -> set[str]:
 
 COMMANDS = {name for name, app in get_commands().items() if app == "agents"}
 VARIABLES = {name.upper() for name in Environment.model_fields}
-FIELDS = set(AgentForm.base_fields) | {f"docker.{name}" for name in DockerSettingsForm.base_fields}
+FORMS: dict[str, type[RowForm]] = {
+    "docker": DockerSettingsForm,
+    "schedule": ScheduleForm,
+    "fleet": FleetForm,
+    "site": SiteForm,
+}
+FIELDS = set(AgentForm.base_fields) | {
+    f"{of}.{name}" for of, form in FORMS.items() for name in form.base_fields
+}
 SCHEMA = json.loads((DOCS / "run.schema.json").read_text())
 
 

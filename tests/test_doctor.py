@@ -21,7 +21,7 @@ from tests.conftest import ROOT, process_environment
 pytestmark = pytest.mark.django_db(transaction=True)
 NAMES = [
     "engine", "runc", "cgroup", "engine clock", "redis", "workers", "image", "state directory",
-    "configuration", "disk", "database", "database clock", "credentials",
+    "configuration", "disk", "database", "database clock", "cron", "credentials",
 ]  # fmt: skip
 
 

@@ -1,83 +1,68 @@
-"""Several processes that look at the clock at once, some of which are killed: one run per due moment."""
+"""Two tickers and a line in a crontab look at the same clock for a minute, in earnest."""
 
-import signal
 import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from django.utils import timezone
 
 from agents import schedules
-from agents.models import Agent, Fire, Schedule
-from tests.conftest import end, start, until
+from agents.models import Agent, Beat, Fire, Run, Schedule
+from tests.conftest import ROOT, end, start, until
+from tests.test_cron import inside
 
-MakeAgent = Callable[..., Agent]
-Start = Callable[[], subprocess.Popen[bytes]]
-# As a line in a crontab does it, but again and again.
-LOOKING = "import django; django.setup(); from agents import jobs\nwhile True: jobs.tick(source='cron')"
-# In seconds: how long moments are due for, and in what steps.
-LONG, STEP = 6.0, 0.04
-
-
-@pytest.fixture
-def tickers(transactional_db: None) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Two tickers, and somebody who looks as often as possible."""
-    found = [start("manage.py", "ticker"), start("manage.py", "ticker"), start("-c", LOOKING)]
-    yield found
-    for process in found:
-        end(process)
+__all__ = ["inside"]
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
+Inside = Callable[..., "subprocess.CompletedProcess[str]"]
+MINUTE = timedelta(seconds=60)
 
 
-def make(agent: Agent, name: str, due: datetime | None = None, **rule: object) -> Schedule:
-    anchor = (due or timezone.now()) - timedelta(seconds=30)
-    schedule = Schedule.objects.create(
-        agent=agent, name=name, anchor=anchor, time_zone="UTC", overlap="wait", missed="all", **rule
-    )
-    if due:
-        schedules.store_due(schedule, due, due)
-    else:
-        schedules.set_due(schedule)
-    return schedule
-
-
-def test_of_several_processes_one_acts_on_a_moment_even_when_some_are_killed(
-    make_agent: MakeAgent, tickers: list[subprocess.Popen[bytes]]
+@pytest.mark.timeout(300)
+def test_each_moment_of_a_minute_is_one_run_whoever_looks(
+    inside: Inside, make_agent: Callable[..., Agent], tmp_path: Path
 ) -> None:
-    agent = make_agent("busy", default_prompt="Go.")
-    begin = timezone.now() + timedelta(seconds=3)
-    moments = [begin + number * timedelta(seconds=STEP) for number in range(int(LONG / STEP))]
-    rows = [make(agent, f"s{number}", due, interval=3600) for number, due in enumerate(moments)]
-    # Until all look, and then at some moment in between.
-    until(lambda: Fire.objects.count() > len(rows) / 3, "nobody looks at the clock")
-    end(tickers[2], signal.SIGKILL)
-    tickers.append(start("-c", LOOKING))
-    end(tickers[0], signal.SIGKILL)
-    until(lambda: timezone.now() > moments[-1], "the clock stands still")
-    until(lambda: Fire.objects.count() >= len(rows), "some moment was not acted on")
-    time.sleep(1.5)
-    told = [(schedule.fires.count(), schedule.runs.count()) for schedule in rows]
-    assert told == [(1, 1)] * len(rows)
-    assert set(Fire.objects.values_list("kind", "source")) == {("started", "ticker"), ("started", "cron")}
-    assert list(Fire.objects.order_by("moment").values_list("moment", flat=True)) == moments
+    agent = make_agent(default_prompt="Go.", max_concurrent=64)
+    begun = timezone.now().replace(microsecond=0)
+    fields = {"agent": agent, "overlap": "wait", "missed": "all", "time_zone": "UTC"}
+    rows = [
+        Schedule.objects.create(
+            name=f"i{number}", interval=30, anchor=begun + timedelta(seconds=number), **fields
+        )
+        for number in range(15)
+    ]
+    rows += [Schedule.objects.create(name=f"c{number}", cron="* * * * *", **fields) for number in range(15)]
+    for row in rows:
+        schedules.set_due(row, begun)
+    state = tmp_path / "state"
+    state.mkdir(mode=0o700)
+    command = [sys.executable, str(ROOT / "manage.py"), "cron", "install"]
+    assert inside(*command, HERDWEB_STATE_DIR=str(state)).returncode == 0
+    tickers = [start("manage.py", "ticker") for _ in range(2)]
+    try:
+        until(lambda: timezone.now() > begun + MINUTE + timedelta(seconds=8), "A minute took longer", 90)
+        until(lambda: Beat.objects.filter(source="cron", at__isnull=False).exists(), "cron did not tick", 75)
+        time.sleep(2)
+        until(
+            lambda: not any(row.due_at and row.due_at < timezone.now() for row in current()),
+            "Something is due",
+        )
+        last = timezone.now() - timedelta(seconds=5)
+    finally:
+        for ticker in tickers:
+            end(ticker)
+        inside(*command[:-1], "remove", HERDWEB_STATE_DIR=str(state))
+    due = {(row.pk, moment) for row in rows for moment in row.rule.between(begun, last)}
+    told = {(fire.schedule_id, fire.moment): fire for fire in Fire.objects.all()}
+    assert len(due) >= 45
+    assert due - told.keys() == set()
+    assert all(fire.count == 1 and fire.kind == "started" and fire.run_id for fire in told.values())
+    assert Run.objects.count() == len(told) == len({fire.run_id for fire in told.values()})
+    assert {fire.source for fire in told.values()} <= {"ticker", "cron"}
 
 
-@pytest.mark.slow
-def test_a_minute_of_real_time_is_told_without_a_gap(
-    make_agent: MakeAgent, tickers: list[subprocess.Popen[bytes]]
-) -> None:
-    agent = make_agent("busy", default_prompt="Go.")
-    rows = [make(agent, f"c{number}", cron="* * * * *") for number in range(20)]
-    rows += [make(agent, f"i{number}", interval=30, jitter=number) for number in range(20)]
-    since = timezone.now()
-    time.sleep(65)
-    until_now = timezone.now() - timedelta(seconds=25)
-    time.sleep(3)
-    for schedule in rows:
-        fires = schedule.fires.order_by("moment")
-        due = list(schedule.rule.between(since, until_now))
-        told = [fire.moment for fire in fires if fire.moment <= until_now]
-        assert told == due
-        assert schedule.runs.count() == len(fires) == len({fire.run_id for fire in fires})
-        assert {fire.kind for fire in fires} == {"started"}
+def current() -> list[Schedule]:
+    return list(Schedule.objects.only("due_at"))

@@ -92,6 +92,21 @@ def found_by_id(rows: QuerySet[Found], text: str, noun: str) -> Found:
     raise CommandError(f"There is no {noun} {text}.")
 
 
+def assignments(fields: Sequence[str], allowed: Sequence[str]) -> dict[str, str]:
+    """The texts of field=value by field; refuses what is no field, naming those that are."""
+    given: dict[str, str] = {}
+    for field in fields:
+        name, equals, text = field.partition("=")
+        if not equals:
+            raise CommandError(one_line(f"{field!r} is not of the form field=value."))
+        if name not in allowed:
+            raise CommandError(one_line(f"There is no field {name!r}. Allowed: {', '.join(allowed)}."))
+        if name in given:
+            raise CommandError(f"{name} is given twice.")
+        given[name] = text
+    return given
+
+
 def refused(headline: str, *forms: tuple[str, BaseForm], code: int = 1) -> CommandError:
     """The errors of forms, one line a field, under a line that says what did not happen."""
     lines = [

@@ -1,16 +1,26 @@
-"""Cron expressions: what may be typed, and which wall-clock minutes they mean."""
+"""Cron expressions: how they may be written, and what clocks show when they match.
+
+cronsim reads the fields and decides which days match; clocks that are changed are no matter of this module.
+"""
 
 import re
+from bisect import bisect_left
+from calendar import monthrange
 from collections.abc import Iterator
-from datetime import datetime
-from itertools import pairwise
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 from cronsim import CronSim, CronSimError
-from cronsim.explain import Expression
+from cronsim.cronsim import FIELD_NAMES, Field
 from django.core.exceptions import ValidationError
 
+from agents.models.clocks import DAY
 from agents.models.fields import shown
 
+LONGEST = 200
+FIELDS = (Field.MINUTE, Field.HOUR, Field.DAY, Field.MONTH, Field.DOW)
+FIVE = "minute hour day-of-month month day-of-week"
 SHORTCUTS = {
     "@hourly": "0 * * * *",
     "@daily": "0 0 * * *",
@@ -20,110 +30,140 @@ SHORTCUTS = {
     "@yearly": "0 0 1 1 *",
     "@annually": "0 0 1 1 *",
 }
-FIELDS = ("minute", "hour", "day-of-month", "month", "day-of-week")
-LOWEST, HIGHEST = (0, 0, 1, 1, 0), (59, 23, 31, 12, 7)
-DAY, MONTH, WEEKDAY = 2, 3, 4
-MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec".split()
-WEEKDAYS = "sun mon tue wed thu fri sat".split()
-EXAMPLES = (
-    "0-59, a list like 0,30, a range like 10-20, a step like */15, or *",
-    "0-23, a list like 8,20, a range like 9-17, a step like */6, or *",
-    "1-31, L for the last day, LW for the last weekday, a list, a range, a step, or *",
-    "1-12 or jan-dec, a list, a range, a step, or *",
-    "0-7 or sun-sat (0 and 7 are Sunday), 5L for the last Friday, 5#2 for the second, a list, a range, or *",
-)
-LONGEST = 200
-# Of a leap year and its neighbours; a day that is not in 50 years is none.
-LONG_AGO = datetime(2000, 1, 1)
+ALLOWED = {
+    Field.MINUTE: "0-59, a list like 0,30, a range like 1-5, a step like */15, or *",
+    Field.HOUR: "0-23, a list like 9,17, a range like 9-17, a step like */2, or *",
+    Field.DAY: "1-31, a list like 1,15, a range like 1-7, a step like */2, L for the month's last day, LW"
+    " for its last day from Monday to Friday, or *",
+    Field.MONTH: "1-12 or jan-dec, a list like jan,jul, a range like apr-sep, a step like */3, or *",
+    Field.DOW: "0-7 or sun-sat (0 and 7 are Sunday), a list like sat,sun, a range like mon-fri, a step like"
+    " */2, 5L for the month's last Friday, 5#2 for its second, or *",
+}
+# All kinds of years come round in 28 of them.
+KINDS_OF_YEARS = datetime(2000, 1, 1, tzinfo=UTC), datetime(2028, 1, 1, tzinfo=UTC)
+
+
+class Expression:
+    """Five fields in their normal spelling, as cronsim reads them."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.read = CronSim(text, KINDS_OF_YEARS[0])
+        minutes, hours = sorted(self.read.minutes), sorted(self.read.hours)
+        self.times = [timedelta(hours=hour, minutes=minute) for hour in hours for minute in minutes]
+        # Debian's cron follows the clock with these; all others it runs once for each time of the day.
+        self.starred = any(field.startswith("*") for field in text.split()[:2])
+
+    def readings(self, begins: datetime, ends: datetime, backwards: bool = False) -> Iterator[datetime]:
+        """What a clock shows when it matches, from the one to before the other."""
+        for day in self.days(begins, ends, backwards):
+            times = self.times[bisect_left(self.times, begins - day) : bisect_left(self.times, ends - day)]
+            for time in reversed(times) if backwards else times:
+                yield day + time
+
+    def days(self, begins: datetime, ends: datetime, backwards: bool = False) -> Iterator[datetime]:
+        """The days that match, by their midnights."""
+        months = range(begins.year * 12 + begins.month - 1, ends.year * 12 + ends.month)
+        for month in reversed(months) if backwards else months:
+            days = days_of(self.text, *divmod(month, 12))
+            for day in reversed(days) if backwards else days:
+                if begins - DAY < day < ends:
+                    yield day
+
+    def steady(self, shift: timedelta) -> bool:
+        """Whether it matches at the same times when all clocks are moved by that."""
+        times = set(self.times)
+        return all((time + shift) % DAY in times for time in times)
+
+
+@lru_cache(maxsize=256)
+def expression(text: str) -> Expression:
+    """Read once for all its moments."""
+    return Expression(text)
+
+
+@lru_cache(maxsize=2048)
+def days_of(text: str, year: int, month: int) -> tuple[datetime, ...]:
+    """The days of a month, counted from 0, that match."""
+    read = expression(text).read
+    if month + 1 not in read.months:
+        return ()
+    days = (datetime(year, month + 1, day + 1, tzinfo=UTC) for day in range(monthrange(year, month + 1)[1]))
+    return tuple(day for day in days if read.match_day(day))
 
 
 def parse_cron(text: str) -> str:
-    """Five fields that a clock comes to some day; a shortcut as what it stands for, ? as *."""
-    words = text.strip()
-    if len(words) > LONGEST:
-        raise ValidationError(
-            f"A cron expression has at most {LONGEST} characters; this one has {len(words)}."
-        )
-    if words.startswith("@"):
-        return shortcut(words)
-    fields = words.split()
+    """The five fields in their normal spelling; a shortcut is written out."""
+    plain = text.strip(" \t")
+    if len(plain) > LONGEST:
+        raise ValidationError(f"An expression has at most {LONGEST} characters; this one has {len(plain)}.")
+    if any(character < " " and character != "\t" for character in plain):
+        raise ValidationError(f"{shown(plain)} is not allowed: an expression is one line, {FIVE}.")
+    if plain.startswith("@"):
+        return shortcut(plain)
+    fields = re.split(r"[ \t]+", plain) if plain else []
     if len(fields) != len(FIELDS):
-        count = f"has {len(fields)} field{'' if len(fields) == 1 else 's'}" if fields else "is empty"
+        raise ValidationError(wrong_number(plain, len(fields)))
+    normal = " ".join(map(parse_field, FIELDS, fields))
+    refuse_never(normal)
+    return normal
+
+
+def shortcut(text: str) -> str:
+    """What a shortcut stands for."""
+    if text.lower() not in SHORTCUTS:
         raise ValidationError(
-            f"The expression {count}; write five: {' '.join(FIELDS)}, like 30 2 * * mon-fri."
+            f"{shown(text)} is no shortcut here. Choose from {', '.join(SHORTCUTS)}, or write {FIVE}."
         )
-    found = " ".join(field(place, item) for place, item in enumerate(fields))
-    refuse_never(found)
-    return found
+    return SHORTCUTS[text.lower()]
 
 
-def shortcut(word: str) -> str:
-    """What one of the names stands for."""
-    if word.lower() not in SHORTCUTS:
-        raise ValidationError(f"{shown(word)} is not known. Choose from: {', '.join(SHORTCUTS)}.")
-    return SHORTCUTS[word.lower()]
+def wrong_number(text: str, number: int) -> str:
+    """That there are not five fields."""
+    if not number:
+        return f"Nothing is written. Write five fields: {FIVE}; or a shortcut like @daily."
+    return f"{shown(text)} has {number} field{'s' if number > 1 else ''}; write five: {FIVE}."
 
 
-def field(place: int, text: str) -> str:
-    """One field in capitals, every term of it judged."""
-    if text == "?" and place in (DAY, WEEKDAY):
+def parse_field(field: Field, text: str) -> str:
+    """One field in its normal spelling."""
+    if text == "?" and field in (Field.DAY, Field.DOW):
         return "*"
-    for term in text.split(","):
-        if not fits(place, term.lower()):
-            allowed = f"Write {EXAMPLES[place]}."
-            raise ValidationError(f"{FIELDS[place]}: {shown(term)} is not allowed. {allowed}")
-    return text.upper()
+    return ",".join(parse_term(field, term) for term in text.split(","))
 
 
-def fits(place: int, term: str) -> bool:
-    """Whether one term of a list means something in this field."""
-    if place == DAY and term in ("l", "lw"):
-        return True
-    if place == WEEKDAY and re.fullmatch(r"[0-7]l", term):
-        return True
-    if place == WEEKDAY and "#" in term:
-        day, _, nth = term.partition("#")
-        return number(place, day) is not None and re.fullmatch(r"[1-5]", nth) is not None
-    values, slash, step = term.partition("/")
-    if slash and (not re.fullmatch(r"[0-9]{1,4}", step) or int(step) == 0):
-        return False
-    ends = [number(place, end) for end in values.split("-")]
-    if values == "*":
-        return True
-    return None not in ends and len(ends) <= 2 and all((a or 0) <= (b or 0) for a, b in pairwise(ends))
+def parse_term(field: Field, term: str) -> str:
+    """One entry of a field's list: names small, L large, numbers without leading zeros."""
+    if not readable(field, term):
+        why = "runs backwards" if backwards(field, term) else "is not allowed"
+        raise ValidationError(f"{FIELD_NAMES[field]}: {shown(term)} {why}. Write {ALLOWED[field]}.")
+    plain = re.sub("[0-9]+", lambda number: str(int(number[0])), term.lower())
+    values = plain.partition("/")[0]
+    if "-" in values and len(field.parse(values.upper())) == 1:
+        # With a step, cronsim would count on from a range of one.
+        return values.partition("-")[0]
+    return plain.upper() if re.fullmatch("[0-7]?lw?", plain) else plain
 
 
-def number(place: int, text: str) -> int | None:
-    """A value of the field, also by its name; None if it is none."""
-    if place == MONTH and text in MONTHS:
-        return MONTHS.index(text) + 1
-    if place == WEEKDAY and text in WEEKDAYS:
-        return WEEKDAYS.index(text)
-    if not re.fullmatch(r"[0-9]{1,3}", text):
-        return None
-    value = int(text)
-    return value if LOWEST[place] <= value <= HIGHEST[place] else None
+def readable(field: Field, term: str) -> bool:
+    """Whether cronsim reads it as it is meant."""
+    # It would take letters that are ASCII only as capitals, and drop a step after L.
+    with suppress(CronSimError):
+        return term.isascii() and not re.match("LW?/", term.upper()) and bool(field.parse(term.upper()))
+    return False
 
 
-def refuse_never(expression: str) -> None:
-    """An expression that no calendar comes to, like the 31st of February."""
-    try:
-        next(CronSim(expression, LONG_AGO))
-    except (CronSimError, StopIteration):
-        raise ValidationError("This never fires: no month that it names has such a day.") from None
+def backwards(field: Field, term: str) -> bool:
+    """Whether that is a range from a later to an earlier one."""
+    first, _, last = term.upper().partition("/")[0].partition("-")
+    with suppress(CronSimError):
+        return term.isascii() and field.int(first) > field.int(last)
+    return False
 
 
-def is_fixed(expression: str) -> bool:
-    """Whether it means certain times of day, which a clock that is set back does not repeat."""
-    minute, hour = expression.split()[:2]
-    return not minute.startswith("*") and not hour.startswith("*")
-
-
-def wall_minutes(expression: str, after: datetime) -> Iterator[datetime]:
-    """The minutes on a wall clock, without a zone, that it means; the first one after this one."""
-    yield from CronSim(expression, after)
-
-
-def in_words(expression: str) -> str:
-    """The expression in English."""
-    return str(Expression(["0", *expression.split()]).explain())
+def refuse_never(text: str) -> None:
+    """An expression that no day of any year matches."""
+    with suppress(CronSimError):
+        if any(True for _ in expression(text).days(*KINDS_OF_YEARS)):
+            return
+    raise ValidationError(f"{shown(text)} never fires: no year has a day that matches its last three fields.")

@@ -28,6 +28,8 @@ from agents.models.site import Pausable
 DAY = 86400
 # How often whoever looks at the clock says so, in seconds.
 SAY_EVERY = 5
+# One that should look each minute and has not for so long does not.
+LATE = timedelta(minutes=3)
 
 
 def usual_zone() -> str:
@@ -245,6 +247,17 @@ class Schedule(Pausable):
             return f"{self.cron} cannot be read"
 
     @property
+    def condition(self) -> str:
+        """What is to be said of it in one word."""
+        if self.is_paused:
+            return "paused"
+        if not self.enabled:
+            return "off"
+        if self.due_at:
+            return "on"
+        return "running" if self.counts_from_end else "over"
+
+    @property
     def _counting(self) -> str:
         return ", counted from the end of a run" if self.counts_from_end else ""
 
@@ -341,3 +354,19 @@ class Beat(models.Model):
         if cls.objects.filter(source=source, at__gt=recent, at__lte=now).exists():
             return
         cls.objects.update_or_create(source=source, defaults={"at": now, "host": host[:100]})
+
+    @classmethod
+    def expect(cls, source: str, *, wanted: bool) -> bool:
+        """Say that a source should look from now on, or need not; False when that was known already."""
+        row, _ = cls.objects.get_or_create(source=source)
+        if wanted == bool(row.expected_since):
+            return False
+        row.expected_since = timezone.now() if wanted else None
+        row.save(update_fields=["expected_since"])
+        return True
+
+    def is_late(self, now: datetime | None = None) -> bool:
+        """Whether it should have looked by now, and did not for some minutes."""
+        if self.expected_since is None:
+            return False
+        return (now or timezone.now()) - max(self.at or self.expected_since, self.expected_since) > LATE

@@ -24,15 +24,15 @@ class Pausable(models.Model):
     def pause(self, by: str, why: str = "") -> bool:
         """Pause it; False if it was paused already, which then stays as it is."""
         facts = {"paused_at": timezone.now(), "paused_by": by[:150], "paused_why": why[:300]}
-        return self._switch(None, **facts)
+        return self._switch(to_pause=True, **facts)
 
     def resume(self) -> bool:
         """Let it start again; False if it was not paused."""
-        return self._switch(self.paused_at, paused_at=None, paused_by="", paused_why="")
+        return self._switch(to_pause=False, paused_at=None, paused_by="", paused_why="")
 
-    def _switch(self, was: object, **facts: object) -> bool:
-        rows = type(self)._default_manager.filter(pk=self.pk)
-        rows = rows.filter(paused_at=None) if was is None else rows.exclude(paused_at=None)
+    def _switch(self, *, to_pause: bool, **facts: object) -> bool:
+        """One conditional UPDATE, which says whether it was this process that changed anything."""
+        rows = type(self)._default_manager.filter(pk=self.pk, paused_at__isnull=to_pause)
         switched = rows.update(**facts) == 1
         self.refresh_from_db(fields=["paused_at", "paused_by", "paused_why"])
         return switched

@@ -12,7 +12,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
 from django.views.decorators.http import require_http_methods, require_safe
 
-from agents import activity, jobs, machine, retention
+from agents import activity, budgets, jobs, machine, retention
 from agents.forms import RunForm, as_asked
 from agents.models import Agent, Run, Session
 from agents.models.rights import CHANGE, RUN
@@ -86,6 +86,7 @@ def about(request: HttpRequest, found: Agent, form: RunForm) -> dict[str, object
         "agent": found,
         "form": form,
         "config": config,
+        "purses": list(budgets.purses(found)),
         "key": form["key"].value() or uuid4(),
         "offers": offers(found, chosen, request.user),
         "shared_home": machine.shared(config),

@@ -16,7 +16,7 @@ from django.utils import timezone
 from django.utils.dateparse import parse_date, parse_datetime
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from agents import clocks, jobs
+from agents import beats, jobs
 from agents import schedules as rules
 from agents.lists import ScheduleList
 from agents.models import Agent, Audit, Fire, Schedule
@@ -40,7 +40,7 @@ def schedules(request: HttpRequest) -> HttpResponse:
     """The schedules that the address asks for, those due next first, and who looks at the clock."""
     form = ScheduleList(request.user, request.GET)
     return listed_page(
-        request, form, with_last(Schedule.objects.all()), "schedules", {"clocks": clocks.seen()}
+        request, form, with_last(Schedule.objects.all()), "schedules", {"clocks": beats.seen()}
     )
 
 

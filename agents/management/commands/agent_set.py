@@ -10,7 +10,7 @@ from django.db import transaction
 from agents import doctor
 from agents.asjson import agent_json
 from agents.forms import AgentForm, DockerSettingsForm, FleetField, RowForm
-from agents.management.terminal import as_text, one_line, operator, refused
+from agents.management.terminal import as_text, assignments, one_line, operator, refused
 from agents.models import Agent, Audit, DockerSettings, rules
 from agents.models.fields import Written
 
@@ -39,7 +39,7 @@ class Command(BaseCommand):
     def handle(self, *, name: str, fields: list[str], json: bool, **_: Any) -> None:
         """Print created, changed or unchanged, or the agent."""
         with transaction.atomic():
-            given = parse(fields)
+            given = assignments(fields, ALLOWED)
             verb, agent, docker = save(name.strip(), given)
             if verb != "unchanged":
                 deed = Audit.Deed.ADDED if verb == "created" else Audit.Deed.CHANGED
@@ -48,21 +48,6 @@ class Command(BaseCommand):
         warning = doctor.image_warning(docker.image) if docker.enabled else ""
         if warning:
             self.stderr.write(one_line(f"docker.image: {warning}"))
-
-
-def parse(fields: list[str]) -> dict[str, str]:
-    """The texts by field; refuses what is no field, naming those that are."""
-    given: dict[str, str] = {}
-    for field in fields:
-        name, equals, text = field.partition("=")
-        if not equals:
-            raise CommandError(one_line(f"{field!r} is not of the form field=value."))
-        if name not in ALLOWED:
-            raise CommandError(one_line(f"There is no field {name!r}. Allowed: {', '.join(ALLOWED)}."))
-        if name in given:
-            raise CommandError(f"{name} is given twice.")
-        given[name] = text
-    return given
 
 
 def save(name: str, given: dict[str, str]) -> tuple[str, Agent, DockerSettings]:
