@@ -4,6 +4,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
+from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.db.models.functions import Coalesce
@@ -48,13 +49,15 @@ def acted_on(schedule: Schedule, moment: datetime) -> datetime:
     return upcoming(schedule, moment - timedelta(seconds=1))[1] or moment
 
 
-def broken(schedule: Schedule) -> bool:
-    """Whether its rule cannot be read, which nobody can have typed."""
+def broken(schedule: Schedule) -> str:
+    """Why its rule cannot be read, which nobody can have typed; empty if it can."""
     try:
         upcoming(schedule, timezone.now())
-    except Exception:
-        return True
-    return False
+    except ValidationError as error:
+        return " ".join(error.messages)
+    except Exception as error:
+        return str(error)
+    return ""
 
 
 def set_due(schedule: Schedule, now: datetime | None = None) -> None:
@@ -86,9 +89,20 @@ def pause(schedule: Schedule, by: Any, why: str = "") -> bool:
     return True
 
 
+def check_rule(schedule: Schedule) -> None:
+    """Raises RunError when it cannot be read."""
+    reason = broken(schedule)
+    if reason:
+        raise RunError(f"Its rule cannot be read: {reason}")
+
+
 @transaction.atomic
 def resume(schedule: Schedule, by: Any) -> bool:
-    """Due again from now on: moments while it was paused are over. False if it was not paused."""
+    """Due again from now on: moments while it was paused are over. False if it was not paused.
+
+    Raises RunError when its rule cannot be read.
+    """
+    check_rule(schedule)
     if not schedule.resume():
         return False
     Schedule.objects.filter(pk=schedule.pk).update(failures_since=timezone.now())
@@ -108,11 +122,11 @@ def note(schedule: Schedule, by: Any, detail: str, deed: str = Audit.Deed.CHANGE
 
 def run_now(schedule: Schedule, by: Any, submit: Submit) -> Run:
     """A run as if a moment were due, asked for by a person; raises RunError with the reason against it."""
-    now = timezone.now()
+    check_rule(schedule)
     reason = closed(schedule) or session_trouble(schedule)
     if reason:
         raise RunError(reason)
-    return start(schedule, now, submit, by=by, trigger=Run.Trigger.MANUAL, ring=True)
+    return start(schedule, timezone.now(), submit, by=by, trigger=Run.Trigger.MANUAL, ring=True)
 
 
 def start(

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from django.contrib.auth.models import User
 from django.db import OperationalError, connection, transaction
+from django.test import Client
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -367,6 +368,30 @@ def test_a_broken_schedule_is_paused_with_the_reason_and_hurts_no_other(
     assert broken.fires.get().reason.startswith("herdweb failed: ")
     assert "[" not in broken.fires.get().reason
     assert fresh(broken).paused_why == broken.fires.get().reason[:300]
+    with pytest.raises(RunError, match="Its rule cannot be read"):
+        schedules.resume(fresh(broken), "alice")
+    with pytest.raises(RunError, match="Its rule cannot be read"):
+        schedules.run_now(fresh(broken), "alice", jobs.submit)
+    assert fresh(broken).is_paused
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("nonsense", [{"cron": "no such thing"}, {"time_zone": "Mars/Olympus"}])
+def test_the_page_of_a_broken_schedule_says_so_and_its_buttons_answer(
+    agent: Agent, client: Client, admin: User, nonsense: dict[str, Any]
+) -> None:
+    broken, sound = scheduled(agent, name="broken"), scheduled(agent, name="sound")
+    for each in (broken, sound):
+        schedules.pause(each, "alice")
+    Schedule.objects.filter(pk=broken.pk).update(**nonsense)
+    client.force_login(admin)
+    page = broken.get_absolute_url()
+    assert "Its rule cannot be read" in client.get(page).content.decode()
+    answer = client.post(f"{page}resume/", follow=True)
+    assert "It stays paused. Its rule cannot be read" in answer.content.decode()
+    client.post("/schedules/resume/", {"query": ""})
+    assert (fresh(broken).is_paused, fresh(sound).is_paused) == (True, False)
+    assert client.get("/schedules/").status_code == client.get("/schedules/week/").status_code == 200
 
 
 def mishap(*arguments: Any, **options: Any) -> Run:

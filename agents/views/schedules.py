@@ -68,10 +68,11 @@ def schedule(request: HttpRequest, number: int) -> HttpResponse:
     fires = found.fires.select_related("run").order_by("-moment", "-id")
     before = moment_of(request.GET.get("before"))
     rows = list((fires.filter(moment__lt=before) if before else fires)[: LOG + 1])
+    broken = rules.broken(found)
     context = {
         "schedule": found,
-        "outlook": outlook(found, now) if not broken(found) else None,
-        "broken": broken(found),
+        "outlook": outlook(found, now) if not broken else None,
+        "broken": broken,
         "fires": rows[:LOG],
         "older": rows[LOG - 1].moment.isoformat() if len(rows) > LOG else "",
         "before": before,
@@ -79,15 +80,6 @@ def schedule(request: HttpRequest, number: int) -> HttpResponse:
         "failures": rules.failures(found, found.breaker) if found.breaker else 0,
     }
     return render(request, "agents/schedule.html", context)
-
-
-def broken(found: Schedule) -> str:
-    """Why its rule cannot be read, which nobody can have typed; empty if it can."""
-    try:
-        found.rule.after(timezone.now())
-    except ValidationError as error:
-        return " ".join(error.messages)
-    return ""
 
 
 def moment_of(text: str | None) -> datetime | None:
@@ -183,8 +175,11 @@ def schedule_pause(request: HttpRequest, number: int) -> HttpResponse:
 def schedule_resume(request: HttpRequest, number: int) -> HttpResponse:
     """Due again from now on."""
     found = one(request, number)
-    if not rules.resume(found, request.user):
-        messages.info(request, "It was not paused.")
+    try:
+        if not rules.resume(found, request.user):
+            messages.info(request, "It was not paused.")
+    except RunError as error:
+        messages.error(request, f"It stays paused. {error}")
     return HttpResponseRedirect(found.get_absolute_url(), status=303)
 
 
@@ -220,7 +215,8 @@ def schedules_pause(request: HttpRequest) -> HttpResponse:
 def schedules_resume(request: HttpRequest) -> HttpResponse:
     """Resume all that a list shows, or all of an agent."""
     rows, query = shown_by(request)
-    count = sum(rules.resume(each, request.user) for each in rows.exclude(paused_at=None))
+    paused = rows.exclude(paused_at=None)
+    count = sum(rules.resume(each, request.user) for each in paused if not rules.broken(each))
     messages.info(request, f"Resumed {count} schedule{'' if count == 1 else 's'}.")
     return HttpResponseRedirect(address("schedules", query), status=303)
 
@@ -307,7 +303,7 @@ def week(rows: Sequence[Schedule], first: date, zone: ZoneInfo) -> list[Day]:
 
 def entries(found: Schedule, begin: datetime, end: datetime, zone: ZoneInfo) -> Iterable[Entry]:
     """The moments of one schedule in a day; many of them as one entry."""
-    if begin >= end or broken(found) or found.counts_from_end:
+    if begin >= end or rules.broken(found) or found.counts_from_end:
         return []
     rule = found.rule
     count, newest = rule.last(begin - timedelta(seconds=1), end, SINGLY)
