@@ -100,7 +100,7 @@ def closed(agent: Agent, site: Site) -> str:
 
 
 def held(run: Run) -> str:
-    """That another run of its session goes first."""
+    """That another run of its session or its schedule goes first."""
     return sessions.in_use(run) or turns.held(run)
 
 
@@ -180,13 +180,13 @@ def line(now: datetime | None = None) -> Line:
 
 
 def in_turn() -> list[Waiting]:
-    """Pending runs that no other run of their session goes before."""
+    """Pending runs that no other run of their session or their schedule goes before."""
     rows = [Waiting(*row) for row in Run.objects.filter(state__in=Run.PENDING).values_list(*COLUMNS)]
     working, copied = turns.busy()
-    taken = working | copied
+    taken, behind = working | copied, turns.held_by_moments()
     found = []
     for row in sorted(rows, key=lambda row: row.pk):
-        if row.continues not in taken and row.forks not in working:
+        if row.pk not in behind and row.continues not in taken and row.forks not in working:
             found.append(row)
         if row.continues:
             # Behind the oldest one the others of its session have to wait.

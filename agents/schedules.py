@@ -1,16 +1,15 @@
 """Schedules: what is due next, what a run of one is given, and what follows from its end."""
 
-import re
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
-from zoneinfo import ZoneInfo
 
-from django.db.models import Exists, F, OuterRef, QuerySet
+from django.db import transaction
+from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
-from agents import budgets, sessions
+from agents import budgets, placeholders, sessions
 from agents.models import Agent, Audit, Run, Schedule, Session
 from agents.models.moments import jitter
 from agents.models.rights import RUN
@@ -24,9 +23,8 @@ FAILED = (Run.State.FAILED, Run.State.TIMED_OUT, Run.State.LOST)
 BREAKER = "circuit breaker"
 # What is run when neither the schedule nor its agent says anything.
 LAST_RESORT = "Execute your configured task"
-# Of a result that a prompt repeats, and of runs that wait behind each other.
-RESULT_AT_MOST, WAITING_AT_MOST = 4000, 10
-PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}|\{(\w+)\}")
+# Runs of one schedule that wait behind each other.
+WAITING_AT_MOST = 10
 # How the name of whoever saved it in a terminal ends; such a person has no account.
 TERMINAL = "(command)"
 
@@ -36,11 +34,27 @@ TERMINAL = "(command)"
 
 def upcoming(schedule: Schedule, after: datetime) -> tuple[datetime | None, datetime | None]:
     """The next moment and when it is acted on: later by its jitter, but before the one that follows."""
-    moments = schedule.rule.next(after, 2)
+    moments = schedule.rule.next(after, 2 if schedule.jitter else 1)
     if not moments:
         return None, None
     late = moments[0] + jitter(str(schedule.pk), moments[0], schedule.jitter)
     return moments[0], min([late, *(moment - timedelta(seconds=1) for moment in moments[1:])])
+
+
+def acted_on(schedule: Schedule, moment: datetime) -> datetime:
+    """When one of its moments is acted on."""
+    if not schedule.jitter:
+        return moment
+    return upcoming(schedule, moment - timedelta(seconds=1))[1] or moment
+
+
+def broken(schedule: Schedule) -> bool:
+    """Whether its rule cannot be read, which nobody can have typed."""
+    try:
+        upcoming(schedule, timezone.now())
+    except Exception:
+        return True
+    return False
 
 
 def set_due(schedule: Schedule, now: datetime | None = None) -> None:
@@ -59,9 +73,10 @@ def store_due(schedule: Schedule, moment: datetime | None, at: datetime | None) 
 
 def unended(schedule: Schedule) -> QuerySet[Run]:
     """Its runs that have not ended, the oldest first."""
-    return schedule.runs.exclude(state__in=Run.TERMINAL).order_by("id")
+    return schedule.runs.filter(state__in=(*Run.PENDING, *Run.LIVE)).order_by("id")
 
 
+@transaction.atomic
 def pause(schedule: Schedule, by: Any, why: str = "") -> bool:
     """Nothing of it is due any more; False if it was paused already."""
     if not schedule.pause(str(by), why):
@@ -71,6 +86,7 @@ def pause(schedule: Schedule, by: Any, why: str = "") -> bool:
     return True
 
 
+@transaction.atomic
 def resume(schedule: Schedule, by: Any) -> bool:
     """Due again from now on: moments while it was paused are over. False if it was not paused."""
     if not schedule.resume():
@@ -140,18 +156,33 @@ def orphaned(schedule: Schedule) -> str:
 def session_of(schedule: Schedule) -> Session | None:
     """The conversation that its next run continues."""
     if schedule.conversation == Schedule.Conversation.OWN:
-        return schedule.own_session
+        opening = None if schedule.own_session else opener(schedule)
+        return opening.session if opening else schedule.own_session
     return schedule.session if schedule.conversation == Schedule.Conversation.NAMED else None
+
+
+def opener(schedule: Schedule) -> Run | None:
+    """The run that opens the schedule's own session, and has not ended."""
+    return unended(schedule).select_related("session").first()
 
 
 def session_trouble(schedule: Schedule) -> str:
     """Why its conversation cannot go on; nothing silently starts afresh."""
     session = session_of(schedule)
     if session is None:
-        missing = schedule.conversation == Schedule.Conversation.NAMED
-        return "The session that it should continue is gone." if missing else ""
+        return session_missing(schedule)
     reason = sessions.why_not(session, schedule.agent)
     return f"Its session cannot be continued: {reason}" if reason else ""
+
+
+def session_missing(schedule: Schedule) -> str:
+    """Why one that should go on has none; empty for one that is to open a new one."""
+    if schedule.conversation == Schedule.Conversation.NAMED:
+        return "The session that it should continue is gone."
+    opening = opener(schedule) if schedule.conversation == Schedule.Conversation.OWN else None
+    if opening is None or (opening.state in Run.PENDING and schedule.overlap == Schedule.Overlap.CANCEL):
+        return ""
+    return f"Run {opening.short_id}, which opens its own session, has not ended."
 
 
 def prompt_of(schedule: Schedule, moment: datetime) -> str:
@@ -159,46 +190,21 @@ def prompt_of(schedule: Schedule, moment: datetime) -> str:
     text = schedule.prompt if schedule.prompt.strip() else schedule.agent.default_prompt
     if not text.strip():
         return LAST_RESORT
-    return filled(text, schedule, moment) if "{" in text else text
-
-
-def filled(text: str, schedule: Schedule, moment: datetime) -> str:
-    """Known names in braces replaced, doubled braces taken for one, everything else left alone."""
-    there = moment.astimezone(ZoneInfo(schedule.time_zone))
-    last = schedule.runs.filter(state__in=Run.TERMINAL).order_by("-id").first()
-    values = {
-        "date": f"{there:%Y-%m-%d}",
-        "time": f"{there:%H:%M}",
-        "moment": there.isoformat(timespec="seconds"),
-        "schedule": schedule.name,
-        "agent": schedule.agent.name,
-        "last_outcome": str(last.state) if last else "none yet",
-        "last_reason": last.reason if last else "none yet",
-        "last_result": last.result[:RESULT_AT_MOST] if last else "none yet",
-    }
-
-    def value(found: re.Match[str]) -> str:
-        literal, name = found[1], found[2]
-        if literal in values:
-            return f"{{{literal}}}"
-        return values.get(name, found[0])
-
-    return PLACEHOLDER.sub(value, text)
+    return placeholders.filled(text, schedule, moment)
 
 
 # Afterwards.
 
 
 def after_run(run: Run) -> None:
-    """What follows for its schedule from the end of a run, once."""
+    """What follows for its schedule from the end of a run, once; of several attempts, of the last one."""
     schedule = Schedule.objects.select_related("agent").filter(runs=run).first()
-    if schedule is None:
+    if schedule is None or attempts(run).exclude(state__in=Run.TERMINAL).exists():
         return
     keep_session(schedule, run)
-    if attempts(run).exclude(state__in=Run.TERMINAL).exists():
-        return
-    if schedule.counts_from_end:
-        count_from_end(schedule, run)
+    if schedule.counts_from_end and not unended(schedule).exists():
+        ended = (run.finished_at or timezone.now()).replace(microsecond=0)
+        count_from(schedule, ended + timedelta(seconds=schedule.interval or 0))
     if run.state in FAILED:
         break_circuit(schedule, run)
 
@@ -210,28 +216,39 @@ def attempts(run: Run) -> QuerySet[Run]:
 
 def keep_session(schedule: Schedule, run: Run) -> None:
     """The first conversation of one that has its own is that from now on."""
-    own = schedule.conversation == Schedule.Conversation.OWN
-    if own and schedule.own_session is None and run.session:
-        Schedule.objects.filter(pk=schedule.pk, own_session=None).update(own_session=run.session)
-
-
-def count_from_end(schedule: Schedule, run: Run) -> None:
-    """Its interval begins to count."""
-    if not schedule.enabled or schedule.is_paused or unended(schedule).exists():
+    if schedule.conversation != Schedule.Conversation.OWN or schedule.own_session:
         return
-    ended = (run.finished_at or timezone.now()).replace(microsecond=0)
-    moment = ended + timedelta(seconds=schedule.interval or 0)
-    over = schedule.ends_at and moment > schedule.ends_at
-    due = None if over else moment
-    store_due(schedule, due, due and due + jitter(str(schedule.pk), due, schedule.jitter))
+    first = run.first_attempt_id or run.pk
+    opened = Run.objects.filter(Q(pk=first) | Q(first_attempt=first), session__isnull=False)
+    last = opened.order_by("-pk").first()
+    if last:
+        Schedule.objects.filter(pk=schedule.pk, own_session=None).update(own_session=last.session)
+
+
+def count_on(schedule: Schedule, moment: datetime, now: datetime) -> None:
+    """After a moment that no run was started for, whose end could be counted from."""
+    if unended(schedule).exists():
+        return
+    step = timedelta(seconds=schedule.interval or 0)
+    count_from(schedule, moment + max((now - moment) // step + 1, 1) * step)
+
+
+def count_from(schedule: Schedule, moment: datetime) -> None:
+    """This one is due next, unless it is off, paused or over by then."""
+    schedule.refresh_from_db(fields=["enabled", "paused_at"])
+    off = not schedule.enabled or schedule.is_paused
+    if off or (schedule.ends_at and moment > schedule.ends_at):
+        store_due(schedule, None, None)
+    else:
+        store_due(schedule, moment, moment + jitter(str(schedule.pk), moment, schedule.jitter))
 
 
 def break_circuit(schedule: Schedule, run: Run) -> None:
     """Pause it when its last runs have all failed."""
     most = schedule.breaker
     if most and failures(schedule, most) >= most:
-        counted = f"{most} failures in a row" if most > 1 else "A failure"
-        pause(schedule, BREAKER, f"{counted}, the last one run {run.short_id}: {run.reason[:150]}")
+        counted = f"{most} failures in a row, the last one" if most > 1 else "A failure:"
+        pause(schedule, BREAKER, f"{counted} run {run.short_id}: {run.reason[:150]}")
 
 
 def failures(schedule: Schedule, most: int) -> int:
@@ -240,6 +257,6 @@ def failures(schedule: Schedule, most: int) -> int:
         first_attempt=Coalesce(OuterRef("first_attempt"), OuterRef("pk")), attempt__gt=OuterRef("attempt")
     )
     ended = schedule.runs.filter(state__in=Run.TERMINAL, finished_at__gte=schedule.failures_since)
-    rows = ended.exclude(state=Run.State.CANCELLED).exclude(Exists(later)).order_by(F("finished_at").desc())
+    rows = ended.exclude(state=Run.State.CANCELLED).exclude(Exists(later)).order_by("-pk")
     states = list(rows.values_list("state", flat=True)[:most])
     return next((number for number, state in enumerate(states) if state not in FAILED), len(states))

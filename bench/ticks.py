@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 
-from stack import prepare, wait
+from stack import ROOT, prepare, wait
 
 STATE = prepare()
 
@@ -25,12 +25,25 @@ import django  # noqa: E402
 
 django.setup()
 
+from django.contrib.auth.models import Group, User  # noqa: E402
 from django.core.management import call_command  # noqa: E402
 from django.db import connection  # noqa: E402
 from django.utils import timezone  # noqa: E402
 
 from agents import jobs  # noqa: E402
 from agents.models import Agent, Beat, DockerSettings, Fire, Run, Schedule  # noqa: E402
+from agents.models.rights import OPERATOR  # noqa: E402
+
+# A ticker as a process of its own, that looks at the clock once it is told to.
+TICKER = """
+import datetime, sys
+import django
+django.setup()
+from agents import jobs
+jobs.tick(datetime.datetime.fromisoformat("2000-01-01T00:00+00:00"))
+print("ready", flush=True)
+jobs.tick(datetime.datetime.fromisoformat(sys.stdin.readline().strip()), "cron")
+"""
 
 
 def arguments() -> argparse.Namespace:
@@ -50,14 +63,41 @@ def main() -> None:
         idle = [timed(now + timedelta(seconds=number)) for number in range(given.times)]
         print(f"{connection.vendor}: {Schedule.objects.count()} schedules of {given.agents} agents")
         print(f"nothing due: median {statistics.median(idle):.1f} ms, at most {max(idle):.1f} ms")
-        moment = now + timedelta(hours=1)
-        pks = list(Schedule.objects.order_by("?").values_list("pk", flat=True)[: given.due])
-        Schedule.objects.filter(pk__in=pks).update(due_moment=moment, due_at=moment)
-        print(f"{given.due} due at once: {timed(moment) / 1000:.2f} s")
+        for hour, tickers in enumerate((1, 1, 1, 3, 3, 3), 1):
+            moment = now + timedelta(hours=hour)
+            print(f"{given.due} due at once, {tickers} at work: {fired(moment, given.due, tickers):.2f} s")
         print(f"{Run.objects.count()} runs, {Fire.objects.count()} fires")
         waiting = [timed(moment + timedelta(seconds=number)) for number in range(1, given.times + 1)]
-        print(f"nothing due, {Run.objects.count()} runs wait: median {statistics.median(waiting):.1f} ms")
-    assert Run.objects.count() == Fire.objects.filter(kind="started").count() == given.due
+        pending = Run.objects.filter(state__in=Run.PENDING).count()
+        print(f"nothing due, {pending} runs wait: median {statistics.median(waiting):.1f} ms")
+    assert Run.objects.count() == Fire.objects.filter(kind="started").count() == 6 * given.due
+
+
+def fired(moment: datetime, due: int, tickers: int) -> float:
+    """Seconds until all have their run; those of the last time have ended."""
+    Run.objects.exclude(state__in=Run.TERMINAL).update(state="succeeded", finished_at=moment)
+    pks = list(Schedule.objects.order_by("?").values_list("pk", flat=True)[:due])
+    Schedule.objects.filter(pk__in=pks).update(due_moment=moment, due_at=moment)
+    others = [ticker() for _ in range(tickers - 1)]
+    begun = time.perf_counter()
+    for other in others:
+        assert other.stdin
+        print(moment.isoformat(), file=other.stdin, flush=True)
+    timed(moment)
+    wait(lambda: Fire.objects.filter(moment=moment).count() == due, pause=0.01)
+    took = time.perf_counter() - begun
+    for other in others:
+        other.communicate()
+    return took
+
+
+def ticker() -> "subprocess.Popen[str]":
+    process = subprocess.Popen(
+        [sys.executable, "-c", TICKER], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout
+    process.stdout.readline()
+    return process
 
 
 def timed(now: datetime) -> float:
@@ -69,10 +109,13 @@ def timed(now: datetime) -> float:
 def fill(given: argparse.Namespace) -> None:
     """Schedules that are due some day, each by a rule that fires at 03:30."""
     agents = [
-        Agent(name=f"agent-{number}", runtime="echo", default_prompt="x") for number in range(given.agents)
+        Agent(name=f"agent-{number}", runtime="echo", default_prompt="It is {time}.")
+        for number in range(given.agents)
     ]
     Agent.objects.bulk_create(agents)
     DockerSettings.objects.bulk_create(DockerSettings(agent=agent) for agent in agents)
+    owner = User.objects.create_user("owner")
+    owner.groups.add(Group.objects.get(name=OPERATOR))
     later = timezone.now() + timedelta(days=20)
     rows = [
         Schedule(
@@ -82,6 +125,8 @@ def fill(given: argparse.Namespace) -> None:
             due_moment=later,
             due_at=later,
             time_zone="Europe/Berlin",
+            owner=owner,
+            saved_by="owner",
         )
         for number in range(given.schedules)
     ]
