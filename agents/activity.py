@@ -25,7 +25,7 @@ from django.db.models import (
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
-from agents.models import Agent, Run
+from agents.models import Agent, Run, Schedule
 
 # How many runs a strip shows.
 STRIP = 20
@@ -39,11 +39,12 @@ Tally = dict[int, Counter[str]]
 
 @dataclass
 class Activity:
-    """One agent: its strip, oldest first, its last run that ended, and what is counted of it."""
+    """One agent: its strip, oldest first, its last run that ended, what is due next, and what is counted."""
 
     agent: Agent
     strip: list[Run] = field(default_factory=list)
     ended: Run | None = None
+    due: datetime | None = None
     live: int = 0
     waiting: int = 0
     spent: float = 0.0
@@ -155,8 +156,11 @@ def about(agents: QuerySet[Agent]) -> list[Activity]:
     newest = Run.objects.filter(agent=OuterRef("pk")).order_by("-id").values("pk")
     # The oldest one that the strip shows; none when there are fewer.
     first, ended = newest[STRIP - 1 : STRIP], newest.filter(state__in=Run.TERMINAL)[:1]
-    rows = list(agents.select_related("docker").annotate(first=Subquery(first), last_ended=Subquery(ended)))
-    found = {row.pk: Activity(row) for row in rows}
+    on = Schedule.objects.filter(agent=OuterRef("pk"), enabled=True, paused_at=None, due_at__isnull=False)
+    due = on.order_by("due_at").values("due_at")[:1]
+    annotated = agents.annotate(first=Subquery(first), last_ended=Subquery(ended), due=Subquery(due))
+    rows: list[Any] = list(annotated.select_related("docker"))
+    found = {row.pk: Activity(row, due=row.due) for row in rows}
     for run in shown(rows):
         activity = found[run.agent_id]
         if run.pk >= (row_of(activity).first or 0):

@@ -267,7 +267,7 @@ class FleetAdmin(Audited):
 
     form = FleetForm
     formfield_overrides = WIDGETS
-    list_display = ["name", "description", "max_concurrent", "month_cost", "month_tokens"]
+    list_display = ["name", "max_concurrent", "month_cost", "month_tokens"]
     search_fields = ["name", "description"]
     fieldsets = [
         (None, {"fields": ["name", "description"]}),

@@ -6,7 +6,7 @@ left says when it looked, so that its own death is one more thing that pages sho
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any
@@ -35,11 +35,13 @@ REDIS_PATIENCE = 0.5
 
 # A headline, and what those are told who can do nothing about it.
 WORDS = {
-    "workers": ("Too few workers take runs", "New runs wait for one that does."),
+    "workers": ("No worker is running", "New runs wait until a worker is started."),
+    "drained": ("Workers take no new runs", "They are being drained; what is live goes on."),
     "redis": ("The queue cannot be reached", "New runs wait until it is back."),
     "ticker": ("Nothing looks after the runs", "Runs may wait longer than they should."),
     "engine": ("The Docker engine cannot be reached", "Agents in containers cannot run."),
     "disk": ("The disk is getting full", "New runs wait when it has too little room."),
+    "cron": ("cron does not look at the clock", "Schedules go on as long as the ticker runs."),
     "image": ("An image is missing", "Runs of the agents that need it fail."),
 }
 
@@ -69,12 +71,14 @@ def look(now: datetime | None = None) -> None:
 
 def wrong() -> Iterator[Finding]:
     """What the doctor finds wrong with what runs need all the time."""
+    for finding in doctor.examine_queue():
+        if finding.status != "ok" and "Drained" in finding.detail:
+            yield replace(finding, name="drained")
+        elif finding.status == "fail":
+            yield finding
     yield from (
-        finding for finding in doctor.examine_queue() if finding.status == "fail" or is_drained(finding)
+        finding for finding in (doctor.examine_disk(), doctor.examine_cron()) if finding.status != "ok"
     )
-    disk = doctor.examine_disk()
-    if disk.status != "ok":
-        yield disk
     needed = images()
     if not needed:
         return
@@ -86,11 +90,6 @@ def wrong() -> Iterator[Finding]:
         if doctor.image_warning(image):
             detail = f"{image} is not on this host; runs of {', '.join(agents)} fail until it is."
             yield Finding(f"image {image}", "warn", detail, doctor.get_image(image))
-
-
-def is_drained(finding: Finding) -> bool:
-    """Whether some workers take nothing new, which people should not forget."""
-    return finding.name == "workers" and finding.status == "warn" and "Drained" in finding.detail
 
 
 def images() -> dict[str, list[str]]:

@@ -97,10 +97,10 @@ class ScheduleForm(RowForm):
         super().__init__(*arguments, **options)
         if agent is not None:
             self.instance.agent = agent
-        # Django would compare with a hidden field, for a default that is worked out.
-        self.fields["time_zone"].show_hidden_initial = False
-        for name in ("session", "starts_at", "ends_at"):
+        for name in self.fields.keys() & {"session", "starts_at", "ends_at", "time_zone"}:
             self.fields[name].help_text = SCHEDULE_HELP[name]
+            # Django would compare with a hidden field, for a default that is worked out.
+            self.fields[name].show_hidden_initial = False
         for name in ("starts_at", "ends_at"):
             self.initial[name] = written(getattr(self.instance, name), self.instance.time_zone)
 

@@ -46,14 +46,22 @@ ATTACKS = (
 TAME = "\"'></a><img src=x onerror=pwned=1>"
 SHORT = f"{TAME}\u202e\x1b[31m"
 # Columns that are no text to show: keys, addresses, and what somebody must log in with.
-KEPT = {"Agent.name", "Session.runtime", "Run.lease_owner", "SavedList.page", "User.password"}
+KEPT = {
+    "Agent.name", "Session.runtime", "Run.lease_owner", "SavedList.page", "User.password", "Schedule.cron",
+    "Schedule.time_zone", "Schedule.blackouts",
+}  # fmt: skip
 # Columns that herdweb, the engine or an administrator alone writes: no control characters get there.
 OURS = {
-    "Audit.path", "Container.engine_id", "Container.image", "Container.image_digest", "Container.name",
-    "Group.name", "LogEntry.change_message", "LogEntry.object_id", "LogEntry.object_repr", "Run.config",
-    "Run.stop_by", "SavedList.query", "Session.home", "Session.working_directory", "User.email",
-    "User.first_name", "User.last_name",
+    "Agent.paused_by", "Audit.path", "Beat.host", "Container.engine_id", "Container.image",
+    "Container.image_digest", "Container.name", "Drain.by", "Drain.name", "Fire.source", "Group.name",
+    "LogEntry.change_message", "LogEntry.object_id", "LogEntry.object_repr", "Run.config", "Run.credential",
+    "Run.held_by", "Run.host", "Run.stop_by", "SavedList.query", "Schedule.paused_by", "Schedule.saved_by",
+    "Session.home", "Session.working_directory", "Site.paused_by", "User.email", "User.first_name",
+    "User.last_name",
 }  # fmt: skip
+
+# Columns that are unique together with another one.
+NAMES = {"Run.key", "Schedule.name"}
 
 
 def lines(attack: str) -> Iterator[dict[str, Any] | str]:
@@ -133,7 +141,7 @@ def poisoned(row: Model, field: "Field[Any, Any]") -> dict[str, Any]:
     if type(field) not in (CharField, TextField) or is_admin:
         return {}
     text = short if field.max_length else "\n".join(ATTACKS).replace("\x00", "")
-    end = f"{row.pk}" if field.unique else ""
+    end = f"{row.pk}" if field.unique or named(field) in NAMES else ""
     return {field.name: text[: (field.max_length or len(text)) - len(end)] + end}
 
 

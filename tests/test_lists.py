@@ -21,7 +21,7 @@ from django.utils import timezone
 from agents import keyset
 from agents.lists import KEPT, LISTS, RunList, SessionList, runs_matching
 from agents.management.history import RARE
-from agents.models import Agent, Container, Event, Run, SavedList, Session
+from agents.models import Agent, Container, Event, Run, SavedList, Schedule, Session
 
 pytestmark = pytest.mark.django_db
 MakeAgent = Callable[..., Agent]
@@ -255,6 +255,7 @@ def test_lists_and_their_choices_show_only_what_is_visible(
             agent, prompt=f"{name} prompt", requested_by=ann if name == "secret" else bob, session=session
         )
         make_container(agent, f"{name}-container", session=session)
+        Schedule.objects.create(agent=agent, name=f"{name}-schedule", interval=60)
     agent = Agent.objects.get(name="secret")
     agent.groups.set(ann.groups.filter(name="theirs"))
     for user, expected in ((ann, 2), (bob, 1)):

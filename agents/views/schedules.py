@@ -128,9 +128,15 @@ def edited(request: HttpRequest, form: ScheduleForm, agent: Agent) -> HttpRespon
         "kind": form.data.get("kind") or ("interval" if form["interval"].value() else "cron"),
         "zones": sorted(available_timezones()),
         "offers": agent.sessions.all()[:OFFERED],
-        "outlook": outlook(form.instance, timezone.now()) if form.instance.pk and not form.is_bound else None,
+        "outlook": shown_outlook(form),
     }
     return render(request, "agents/schedule_form.html", context, status=422 if form.errors else 200)
+
+
+def shown_outlook(form: ScheduleForm) -> dict[str, Any] | None:
+    """What a stored schedule comes to; a form that was sent has its script, or its mistakes."""
+    stored = form.instance.pk and not form.is_bound and not broken(form.instance)
+    return outlook(form.instance, timezone.now()) if stored else None
 
 
 @require_POST
