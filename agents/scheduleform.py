@@ -136,6 +136,14 @@ class ScheduleForm(RowForm):
         """Likewise."""
         return self._moment("ends_at")
 
+    def clean(self) -> dict[str, Any]:
+        """What was typed for the kind of rule that was not chosen is no mistake."""
+        data = super().clean() or {}
+        unused = {"cron": "interval", "interval": "cron"}.get(self.data.get(self.add_prefix("kind"), ""), "")
+        if self.errors.pop(unused, None):
+            data[unused] = "" if unused == "cron" else None
+        return data
+
     def _moment(self, name: str) -> datetime | None:
         text = self.cleaned_data[name].strip()
         if not text:
