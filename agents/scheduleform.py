@@ -97,8 +97,10 @@ class ScheduleForm(RowForm):
         super().__init__(*arguments, **options)
         if agent is not None:
             self.instance.agent = agent
-        # Django would compare with a hidden field, for a default that is worked out.
-        self.fields["time_zone"].show_hidden_initial = False
+        # Django would compare with a hidden field, for a default that is worked out. Who may only
+        # look in the admin gets a form without most fields.
+        for field in self.fields.values():
+            field.show_hidden_initial = False
         for name in ("session", "starts_at", "ends_at"):
             self.fields[name].help_text = SCHEDULE_HELP[name]
         for name in ("starts_at", "ends_at"):
