@@ -97,10 +97,12 @@ class ScheduleForm(RowForm):
         super().__init__(*arguments, **options)
         if agent is not None:
             self.instance.agent = agent
+        # Django would compare with a hidden field, for a default that is worked out. Who may only
+        # look in the admin gets a form without most fields.
+        for field in self.fields.values():
+            field.show_hidden_initial = False
         for name in self.fields.keys() & {"session", "starts_at", "ends_at", "time_zone"}:
             self.fields[name].help_text = SCHEDULE_HELP[name]
-            # Django would compare with a hidden field, for a default that is worked out.
-            self.fields[name].show_hidden_initial = False
         for name in ("starts_at", "ends_at"):
             self.initial[name] = written(getattr(self.instance, name), self.instance.time_zone)
 
@@ -135,6 +137,14 @@ class ScheduleForm(RowForm):
     def clean_ends_at(self) -> datetime | None:
         """Likewise."""
         return self._moment("ends_at")
+
+    def clean(self) -> dict[str, Any]:
+        """What was typed for the kind of rule that was not chosen is no mistake."""
+        data = super().clean() or {}
+        unused = {"cron": "interval", "interval": "cron"}.get(self.data.get(self.add_prefix("kind"), ""), "")
+        if self.errors.pop(unused, None):
+            data[unused] = "" if unused == "cron" else None
+        return data
 
     def _moment(self, name: str) -> datetime | None:
         text = self.cleaned_data[name].strip()

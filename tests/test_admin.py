@@ -9,7 +9,7 @@ from django.contrib.auth.models import User
 from django.test import Client
 
 from agents import jobs
-from agents.models import Agent, Container, DockerSettings, Event, Run, Session
+from agents.models import Agent, Container, DockerSettings, Event, Run, Schedule, Session
 from tests.conftest import execute
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -207,6 +207,16 @@ def test_every_record_can_be_opened(browser: Client, make_agent: MakeAgent) -> N
         html = browser.get(f"/admin/agents/{record._meta.model_name}/{record.pk}/change/").content.decode()
         assert "<b>" not in html
         assert str(record.pk) in html
+
+
+def test_who_may_only_look_sees_a_schedule_without_its_boxes(
+    client: Client, person: Callable[..., User], make_agent: MakeAgent
+) -> None:
+    client.force_login(person("viewer", "Viewer", staff=True))
+    found = Schedule.objects.create(agent=make_agent(), name="nightly", cron="30 2 * * *")
+    html = client.get(f"/admin/agents/schedule/{found.pk}/change/").content.decode()
+    assert "30 2 * * *" in html
+    assert 'name="cron"' not in html
 
 
 @pytest.mark.parametrize("name", RECORDS)

@@ -17,7 +17,8 @@
   const only = () => {
     form.querySelectorAll("[data-only]").forEach((place) => {
       const [name, value] = place.dataset.only.split("=");
-      place.hidden = form.elements[name].value !== value;
+      // A mistake is never hidden.
+      place.hidden = form.elements[name].value !== value && !place.querySelector(".is-invalid");
     });
   };
   const moment = ({ utc, there, blackout }) => {
@@ -41,10 +42,14 @@
       const said = (errors[field] || []).join(" ");
       const where = place.querySelector("[data-errors]");
       if (where.textContent !== said) where.textContent = said;
-      place.querySelector("input, select, textarea").classList.toggle("is-invalid", Boolean(said));
+      const input = place.querySelector("input, select, textarea");
+      input.classList.toggle("is-invalid", Boolean(said));
+      input.setAttribute("aria-invalid", String(Boolean(said)));
     });
+    only();
   };
   const draw = ({ errors, words, next, notes }) => {
+    part("known").hidden = !words;
     part("words").textContent = words;
     part("next").replaceChildren(...next.map(moment));
     part("notes").replaceChildren(...notes.map((note) => element("li", note)));
@@ -70,7 +75,10 @@
   const changed = (event) => {
     const place = event.target.closest("[data-field]");
     if (place) touched.add(place.dataset.field);
-    if (event.target.name === "kind") ["cron", "interval"].forEach((name) => touched.add(name));
+    if (event.target.name === "kind") {
+      ["cron", "interval"].forEach((name) => touched.add(name));
+      complain({});
+    }
     only();
     clearTimeout(timer);
     timer = setTimeout(refresh, QUIET);
