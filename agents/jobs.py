@@ -262,9 +262,9 @@ def tick(now: datetime | None = None, source: str = "") -> None:
     ring_all(reconcile.abandoned())
     released = limits.release() > 0
     if Run.objects.filter(state__in=Run.PENDING).exists():
-        free = queueing.startable(now)
-        explain(free)
-        ring_next(released=released, free=free)
+        line = queueing.line(now)
+        explain(line.unhindered())
+        ring_next(released=released, free=list(line.startable(len(line.order))))
 
 
 def give_up(run: Run) -> None:
@@ -277,9 +277,9 @@ def give_up(run: Run) -> None:
         follow_up(run)
 
 
-def explain(free: Sequence[queueing.Waiting]) -> None:
+def explain(unhindered: set[int]) -> None:
     """Tell queued runs that may not start yet what they wait for."""
-    for run in queueing.unexplained(free, EXPLAINED_AT_ONCE):
+    for run in queueing.unexplained(unhindered, EXPLAINED_AT_ONCE):
         explained(run)
 
 

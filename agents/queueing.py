@@ -130,6 +130,10 @@ class Line:
                 most -= 1
                 yield each
 
+    def unhindered(self) -> set[int]:
+        """Those that only the others before them keep from starting, and those that nothing does."""
+        return {each.pk for each in self.order if self._fits(each)}
+
     def _fits(self, each: Waiting) -> bool:
         agent, site = self.agents[each.agent], self.site
         if site.max_runs and self.total >= site.max_runs:
@@ -236,10 +240,9 @@ def late(now: datetime) -> list[Run]:
     return list(Run.objects.filter(state__in=Run.PENDING, start_by__lt=now).select_related("agent"))
 
 
-def unexplained(free: Sequence[Waiting], most: int) -> list[Run]:
+def unexplained(unhindered: set[int], most: int) -> list[Run]:
     """Runs that are queued and may not start, which nobody has told yet what they wait for."""
     queued = Run.objects.filter(state=Run.State.QUEUED).order_by("pk").values_list("pk", flat=True)
-    may = {each.pk for each in free}
-    blocked = [pk for pk in queued if pk not in may][:most]
+    blocked = [pk for pk in queued if pk not in unhindered][:most]
     rows = Run.objects.select_related("agent", "continues", "forks")
     return list(rows.filter(pk__in=blocked).order_by("pk")) if blocked else []

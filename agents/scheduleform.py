@@ -170,7 +170,12 @@ class ScheduleForm(RowForm):
         schedule.saved_by = str(who)[:150]
         if before & WHEN:
             schedule.anchor = timezone.now().replace(microsecond=0)
-        self.save()
+        if made:
+            self.save()
+        else:
+            # Nothing but the form's: it may have been paused, or fired, meanwhile.
+            self.save(commit=False)
+            schedule.save(update_fields=[*self.Meta.fields, "owner", "saved_by", "anchor", "updated"])
         if made or before & WHEN:
             schedules.set_due(schedule)
         if made or before:

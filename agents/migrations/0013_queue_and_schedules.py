@@ -319,6 +319,10 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name='run',
+            index=models.Index(fields=['schedule', 'state'], name='run_of_schedule_by_state'),
+        ),
+        migrations.AddIndex(
+            model_name='run',
             index=models.Index(condition=models.Q(('holds_slot', True)), fields=['agent', 'host', 'credential', 'state'], name='run_holding'),
         ),
         migrations.AddIndex(

@@ -216,7 +216,8 @@ class Run(Keeping):
             models.UniqueConstraint(fields=["agent", "key"], name="run_key_once", condition=~models.Q(key=""))
         ]
         indexes = [
-            # The line of those that wait: all that is asked of it, since rows are long.
+            # The line of those that wait: all that is asked of it, since rows are long. SQLite does
+            # not use it for states that are passed as parameters: it finds the same rows by state.
             models.Index(
                 fields=[
                     "state",
@@ -240,6 +241,7 @@ class Run(Keeping):
             ),
             models.Index(fields=["id"], name="run_to_follow", condition=models.Q(followed_up=False)),
             models.Index(fields=["agent", "-id"], name="run_by_agent"),
+            models.Index(fields=["schedule", "state"], name="run_of_schedule_by_state"),
             models.Index(fields=["state", "lease_until"], name="run_by_state"),
             models.Index(fields=["state", "-id"], name="run_of_state"),
             models.Index(fields=["trigger", "-id"], name="run_of_trigger"),

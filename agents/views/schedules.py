@@ -135,7 +135,7 @@ def edited(request: HttpRequest, form: ScheduleForm, agent: Agent) -> HttpRespon
 
 def shown_outlook(form: ScheduleForm) -> dict[str, Any] | None:
     """What a stored schedule comes to; a form that was sent has its script, or its mistakes."""
-    stored = form.instance.pk and not form.is_bound and not broken(form.instance)
+    stored = form.instance.pk and not form.is_bound and not rules.broken(form.instance)
     return outlook(form.instance, timezone.now()) if stored else None
 
 
