@@ -193,6 +193,17 @@ def test_a_run_that_cannot_start_says_so_at_once(make_agent: MakeAgent) -> None:
     assert live.obstacle(current(waits[1])) == f"{reason} It is number 2 of 2 in the line."
 
 
+def test_those_behind_many_that_only_lack_a_worker_are_told_what_they_wait_for(make_agent: MakeAgent) -> None:
+    only_lack_a_worker, full = make_agent("many"), make_agent("full")
+    for _ in range(jobs.EXPLAINED_AT_ONCE + 5):
+        jobs.submit(only_lack_a_worker, "x", turn=Turn(ring=False))
+    holder = taken(jobs.submit(full, "x"))
+    waits = jobs.submit(full, "x")
+    Run.objects.filter(pk=waits.pk).update(state="queued", reason="")
+    jobs.tick()
+    assert current(waits).reason == f"Agent limit 1/1: run {holder.short_id} is live."
+
+
 # Fifty workers.
 
 
