@@ -3,7 +3,9 @@
 What it answers is decided by the last thing the user said:
 `RUN <command>` asks for the Bash tool, a tool's result is repeated, `THINK` thinks first, `RECALL`
 lists everything the user said before, `FAIL` is refused, `LIMIT <text>` with that text as a rate limit
-(while `limited` is true), `OVERLOAD` because of too much load, `HANG` is never answered.
+(while `limited` is true), `SPENT <window> <epoch>` by a subscription of which this window is used up,
+`OVERLOAD` because of too much load, `FLAKY <n>` for the first n requests, `HANG` is never answered.
+`LONG` makes an answer of 500 tokens, which the API tells at its end only.
 """
 
 import json
@@ -40,7 +42,9 @@ class Handler(BaseHTTPRequestHandler):
             return self._json(
                 429, {"type": "error", "error": {"type": "rate_limit_error", "message": message}}
             )
-        if "OVERLOAD" in said:
+        if "SPENT " in said:
+            return self._used_up(*said.rpartition("SPENT ")[2].split()[:2])
+        if "OVERLOAD" in said or self._is_flaky(said):
             error = {"type": "overloaded_error", "message": "Overloaded"}
             return self._json(529, {"type": "error", "error": error})
         if "HANG" in said:
@@ -50,9 +54,26 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: Any) -> None:
         """Silence."""
 
-    def _json(self, status: int, answer: dict[str, Any]) -> None:
+    def _used_up(self, window: str, epoch: str) -> None:
+        """As the API answers a subscription: the headers tell more than the text."""
+        error = {
+            "type": "rate_limit_error",
+            "message": "This request would exceed your account's rate limit.",
+        }
+        told = {"status": "rejected", "reset": epoch, "representative-claim": window}
+        headers = {f"anthropic-ratelimit-unified-{name}": value for name, value in told.items()}
+        self._json(429, {"type": "error", "error": error}, headers)
+
+    def _is_flaky(self, said: str) -> bool:
+        times = said.rpartition("FLAKY ")[2].split() if "FLAKY " in said else []
+        self.server.refused += 1 if times else 0
+        return bool(times) and self.server.refused <= int(times[0])
+
+    def _json(self, status: int, answer: dict[str, Any], headers: dict[str, str] | None = None) -> None:
         data = json.dumps(answer).encode()
         self.send_response(status)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
@@ -78,6 +99,7 @@ class MessagesAPI(ThreadingHTTPServer):
         super().__init__((host, 0), Handler)
         self.requests: list[dict[str, Any]] = []
         self.limited = True
+        self.refused = 0
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     @property
@@ -134,7 +156,7 @@ def whole(body: dict[str, Any]) -> dict[str, Any]:
 def frame(body: dict[str, Any]) -> dict[str, Any]:
     usage = {
         "input_tokens": 100,
-        "output_tokens": 20,
+        "output_tokens": 1 if "LONG" in last_said(body) else 20,
         "cache_creation_input_tokens": 0,
         "cache_read_input_tokens": 7,
     }
@@ -153,7 +175,8 @@ def events(body: dict[str, Any]) -> Iterator[dict[str, Any]]:
             yield {"type": "content_block_delta", "index": index, "delta": delta}
         yield {"type": "content_block_stop", "index": index}
     ended = {"stop_reason": reply["stop_reason"], "stop_sequence": None}
-    yield {"type": "message_delta", "delta": ended, "usage": {"output_tokens": 20}}
+    used = {"output_tokens": 500 if "LONG" in last_said(body) else 20}
+    yield {"type": "message_delta", "delta": ended, "usage": used}
     yield {"type": "message_stop"}
 
 

@@ -161,6 +161,8 @@ def test_a_run_that_costs_more_than_it_may_is_stopped_when_it_says_so(make_agent
         '{"type": "assistant", "message": {"id": 3, "usage": {}, "content": [{"type": "text"}]}}',
         '{"type": "assistant", "message": {"id": "m", "usage": [1], "content": [{"type": "text"}]}}',
         '{"type": "assistant", "message": {"id": "m", "content": [{"type": "text"}]}}',
+        '{"type": "assistant", "message":'
+        ' {"id": "m", "model": "<synthetic>", "usage": {}, "content": [{"type": "text"}]}}',
     ],
 )
 def test_nonsense_about_what_was_used_is_none(line: str) -> None:

@@ -10,11 +10,12 @@ from typing import Any
 import docker
 from docker.errors import APIError, NotFound
 from docker.models.containers import Container
+from requests.exceptions import RequestException
 
 from agents.runtimes.engine import CONFLICT, ENGINE_ERRORS, Host, connected, engine_time
 from agents.runtimes.reading import CLOSED, Reading
 from agents.runtimes.stream import Collector
-from agents.runtimes.types import Exit, Offsets, RunError, Usage
+from agents.runtimes.types import EngineAway, Exit, Offsets, RunError, Usage
 from agents.runtimes.usage import usage_of
 
 # How long an engine that does not answer is left alone before it is asked again.
@@ -69,13 +70,16 @@ class Life:
         """Begin to read, then start the container if it has not been started yet.
 
         Attached before the start, nothing is lost; a container that already ran is read from the
-        engine's log, because attaching to it with its past loses lines.
+        engine's log, because attaching to it with its past loses lines. Raises EngineAway when the
+        engine went away meanwhile: whether it started the container is seen by who adopts it.
         """
-        if self.fresh:
-            self.reading.attach()
-            self._start_container()
-        else:
-            self.reading.replay(follow=True)
+        try:
+            self._begin()
+        except APIError:
+            # An answer, though not the one that was wished for.
+            raise
+        except RequestException as error:
+            raise EngineAway(f"The Docker engine stopped answering: {error}") from error
         threading.Thread(target=self._watch, daemon=True).start()
         threading.Thread(target=self._sample, daemon=True).start()
 
@@ -111,6 +115,13 @@ class Life:
             program=program,
             note=str(state.get("Error") or ""),
         )
+
+    def _begin(self) -> None:
+        if self.fresh:
+            self.reading.attach()
+            self._start_container()
+        else:
+            self.reading.replay(follow=True)
 
     def _start_container(self) -> None:
         try:

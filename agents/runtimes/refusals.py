@@ -1,11 +1,13 @@
 """What the provider of a model says when it refuses to work on, and when it will again.
 
-Spellings of Claude Code, old and new; the newer ones begin with "API Error: Request rejected (429) ·".
+Spellings of Claude Code, old and new; many begin with "API Error: Request rejected (429) ·".
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
+from datetime import time as clock
 from typing import Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -14,38 +16,50 @@ BEGINNING = 400
 # A reset that lies further ahead, or that is longer over, was misread.
 FARTHEST, JUST_OVER = timedelta(days=8), timedelta(minutes=10)
 SOON = timedelta(minutes=1)
+DAY, MINUTE = timedelta(days=1), timedelta(minutes=1)
 
-API_ERROR = r"(?:exit code \d+\. )?(?:api error: )?(?:request rejected \(429\) ?[·∙•|:-]? ?)?"
+FAILED = r"(?:exit code \d+\. )?"
+REJECTED = r"(?:api error: )?(?:request rejected \(429\) ?[·∙•|:-]? ?)?"
+# After the phrase comes its end, a separator, or when it is reset: "your limit of two files" is prose.
+ENDS = r"(?= ?(?:$|[·∙•|.,:;\u2013\u2014-])| (?:resets?|for|until) )"
 USAGE = re.compile(
-    API_ERROR + r"(?:claude (?:\w+ )?usage limit reached"
-    r"|you['\u2019]ve (?:hit|reached) your (?:[\w-]+ ){0,3}limit"
-    r"|(?:\d+-hour|session|daily|weekly|monthly|opus|sonnet|usage)(?: usage)? limit reached"
-    r"|you['\u2019]re out of extra usage)",
+    FAILED + REJECTED + r"(?:claude (?:\w+ )?usage limit reached"
+    r"|you['\u2019]ve (?:hit|reached) your (?:[\w'\u2019-]+ ){0,4}limit"
+    r"|(?:\d+-hour|session|daily|(?:(?:opus|sonnet|fable) )?weekly|monthly|opus|sonnet|fable|usage|spend)"
+    r"(?: usage)? limit reached"
+    r"|you['\u2019]re out of (?:extra usage|usage credits)"
+    r"|your org is out of usage)" + ENDS,
     re.IGNORECASE,
 )
+# The first status in it is the answer's; other numbers may follow in what the answer says.
+STATUS = re.compile(FAILED + r"(?:api error\b.{0,40}?\b([45]\d\d)\b|([45]\d\d) \{)", re.IGNORECASE)
 RATE = re.compile(
-    r"(?:exit code \d+\. )?api error\b.{0,40}(?:\b429\b|rate_limit_error|rate limit)",
-    re.IGNORECASE | re.DOTALL,
+    FAILED + r"api error\b.{0,40}(?:rate_limit_error|rate limit|temporarily limiting requests)", re.IGNORECASE
 )
 OVERLOAD = re.compile(
-    r"(?:exit code \d+\. )?(?:api error\b.{0,40}(?:\b5(?:00|02|03|04|29)\b|overloaded)"
-    r"|(?:repeated )?(?:529 )?overloaded)",
-    re.IGNORECASE | re.DOTALL,
+    FAILED + r"(?:api error\b.{0,40}overloaded|(?:repeated )?(?:529 )?overloaded(?:_error| errors)?(?! \w))",
+    re.IGNORECASE,
 )
-AFTER = re.compile(r"(?:retry[- ]after:?|try again in|resets in) (\d{1,6}) ?(s|m|h|d)?", re.IGNORECASE)
+TOO_MANY, TOO_MUCH = ("429",), ("500", "502", "503", "504", "529")
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+PART = r"\d{1,6} ?(?:s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?|d|days?)\b"
+AFTER = re.compile(
+    rf"(?:retry[- ]after:?|(?:try again|retry|resets) in) ({PART}(?:,? (?:and )?{PART}){{0,3}}|\d{{1,6}}\b)",
+    re.IGNORECASE,
+)
 EPOCH = re.compile(r"limit reached\|(\d{10})(\d{3})?\b", re.IGNORECASE)
 RESET = re.compile(
     r"reset(?:s|ting)?(?: (?:at|on))?:? "
+    r"(?:(?P<tomorrow>tomorrow),? )?"
     r"(?:(?P<weekday>mon|tue|wed|thu|fri|sat|sun)[a-z]*,? )?"
     r"(?:(?P<month>jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*"
-    r" (?P<day>\d{1,2})(?:, (?P<year>\d{4}))?,? )?"
-    r"(?:at )?(?P<hour>\d{1,2})(?::(?P<minute>\d{2}))? ?(?P<half>am|pm)?"
+    r" (?P<day>\d{1,2})\b(?:, (?P<year>\d{4})\b)?,? ?)?"
+    r"(?:(?:at )?(?P<hour>\d{1,2})(?::(?P<minute>\d{2}))? ?(?P<half>am|pm)?)?"
     r"(?: ?\((?P<zone>[^)]{1,40})\))?",
     re.IGNORECASE,
 )
 MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec".split()
 WEEKDAYS = "mon tue wed thu fri sat sun".split()
-UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 # In hours; where several zones use the same letters, the one in which they are used most with English.
 ABBREVIATED = {
     "utc": 0, "gmt": 0, "est": -5, "edt": -4, "cst": -6, "cdt": -5, "mst": -7, "mdt": -6,
@@ -71,10 +85,17 @@ def read_refusal(text: str, now: datetime, zone: str = "UTC") -> Refusal | None:
     said = " ".join(text[:BEGINNING].split())
     if USAGE.match(said):
         return Refusal("usage", sensible(reset(said, now, zone), now))
-    for kind, shape in (("rate", RATE), ("overload", OVERLOAD)):
-        if shape.match(said):
-            return Refusal("rate" if kind == "rate" else "overload", sensible(later(said, now), now))
-    return None
+    kind = busy(said)
+    return Refusal(kind, sensible(later(said, now), now)) if kind else None
+
+
+def busy(said: str) -> Literal["rate", "overload"] | None:
+    """Too many requests, or too much for the provider: by the answer's status, else by its words."""
+    status = STATUS.match(said)
+    code = (status[1] or status[2]) if status else ""
+    if code in TOO_MANY or (not code and RATE.match(said)):
+        return "rate"
+    return "overload" if code in TOO_MUCH or (not code and OVERLOAD.match(said)) else None
 
 
 def sensible(until: datetime | None, now: datetime) -> datetime | None:
@@ -93,50 +114,78 @@ def reset(said: str, now: datetime, zone: str) -> datetime | None:
 
 
 def later(said: str, now: datetime) -> datetime | None:
-    """After so many seconds, minutes, hours or days."""
+    """After so many seconds, minutes, hours or days, or several of these together."""
     found = AFTER.search(said)
-    return now + timedelta(seconds=int(found[1]) * UNITS[(found[2] or "s").lower()]) if found else None
+    if not found:
+        return None
+    parts = re.findall(r"(\d+) ?([smhd]?)", found[1].lower())
+    return now + timedelta(seconds=sum(int(number) * UNITS[unit or "s"] for number, unit in parts))
 
 
 def clock_time(said: str, now: datetime, zone: str) -> datetime | None:
-    """The next time that a clock of the told zone shows what is told, on the told day."""
-    found = RESET.search(said)
-    if not found or not (found["half"] or found["minute"] or found["zone"]):
+    """The first time, from just before now on, that a clock of the told zone shows what is told."""
+    found = next((each for each in RESET.finditer(said) if told(each)), None)
+    if not found:
         return None
     here = zone_of(found["zone"], zone)
-    hour = int(found["hour"])
-    if found["half"]:
-        hour = hour % 12 + (12 if found["half"].lower() == "pm" else 0)
     try:
-        return on_day(found, now.astimezone(here), hour, int(found["minute"] or 0))
-    except ValueError:
+        shown = shown_by(found)
+        days = list(days_of(found, now.astimezone(here).date()))
+        moments = [at for day in days for at in instants(datetime.combine(day, shown), here)]
+    except (ValueError, OverflowError):
         return None
+    return min((at for at in moments if at >= now - JUST_OVER), default=None)
 
 
-def on_day(found: re.Match[str], local: datetime, hour: int, minute: int) -> datetime:
-    """On the told day, or the next on which it has not passed; ValueError where there is no such time."""
-    at = local.replace(hour=hour, minute=minute, second=0, microsecond=0, fold=0)
+def told(found: re.Match[str]) -> bool:
+    """Whether a date or a time of day is told, and not only a number."""
+    return bool(found["month"] or (found["hour"] and (found["half"] or found["minute"] or found["zone"])))
+
+
+def shown_by(found: re.Match[str]) -> clock:
+    """What the clock shows; the beginning of a day of which no time is told. Raises ValueError."""
+    hour, half = int(found["hour"] or 0), (found["half"] or "").lower()
+    if half and not 1 <= hour <= 12:
+        raise ValueError("No clock shows that.")
+    if half:
+        hour = hour % 12 + (12 if half == "pm" else 0)
+    return clock(hour, int(found["minute"] or 0))
+
+
+def days_of(found: re.Match[str], today: date) -> Iterator[date]:
+    """The days that can be meant; yesterday too, for a reset that was read after midnight."""
     if found["month"]:
-        at = at.replace(month=MONTHS.index(found["month"].lower()) + 1, day=int(found["day"]))
-        at = at.replace(year=int(found["year"])) if found["year"] else at
-        past = not found["year"] and at < local - timedelta(days=180)
-        at = at.replace(year=at.year + 1) if past else at
-    elif found["weekday"]:
-        at += timedelta(days=(WEEKDAYS.index(found["weekday"].lower()) - local.weekday()) % 7)
-        at += timedelta(days=7) if at < local - JUST_OVER else timedelta()
-    elif at < local - JUST_OVER:
-        at += timedelta(days=1)
-    return at.astimezone(UTC)
+        month, day = MONTHS.index(found["month"].lower()) + 1, int(found["day"])
+        years = [int(found["year"])] if found["year"] else range(today.year - 1, today.year + 2)
+        yield from (date(year, month, day) for year in years if (month, day) != (2, 29) or leap(year))
+    elif found["tomorrow"]:
+        yield today + DAY
+    else:
+        wanted = WEEKDAYS.index(found["weekday"].lower()) if found["weekday"] else None
+        near = (today + DAY * number for number in range(-1, 8))
+        yield from (day for day in near if wanted in (None, day.weekday()))
 
 
-def zone_of(told: str | None, usual: str) -> tzinfo:
+def leap(year: int) -> bool:
+    """Whether it has a 29th of February."""
+    return year % 4 == 0 and (year % 100 != 0 or year % 400 == 0)
+
+
+def instants(wall: datetime, here: tzinfo) -> tuple[datetime, ...]:
+    """When clocks show a time: twice while they are set back, and for one that they skip, right after."""
+    while wall.replace(tzinfo=here).astimezone(UTC).astimezone(here).replace(tzinfo=None) != wall:
+        wall += MINUTE
+    return tuple(wall.replace(tzinfo=here, fold=fold).astimezone(UTC) for fold in (0, 1))
+
+
+def zone_of(name: str | None, usual: str) -> tzinfo:
     """The zone by its name or its letters; the usual one for what nobody knows."""
-    offset = ABBREVIATED.get((told or "").strip().lower())
+    offset = ABBREVIATED.get((name or "").strip().lower())
     if offset is not None:
         return timezone(timedelta(hours=offset))
-    for name in (told, usual):
+    for each in (name, usual):
         try:
-            return ZoneInfo((name or "").strip())
+            return ZoneInfo((each or "").strip())
         except (ZoneInfoNotFoundError, ValueError, OSError):
             continue
     return UTC

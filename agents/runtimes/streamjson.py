@@ -13,6 +13,7 @@ from agents.runtimes.types import Kind, Message, Result, Spent
 
 # Counts beyond this are not counts, and would not fit the database's columns.
 LARGEST_COUNT = 2**53
+NO_MODEL = "<synthetic>"
 BLOCK_KINDS: Mapping[str, Kind] = {
     "text": "text",
     "thinking": "thinking",
@@ -94,6 +95,9 @@ def spent(message: Any, context: dict[str, Any]) -> Spent | None:
     """What an answer of the model says it used; None for anything else."""
     usage, name = (message.get("usage"), message.get("id")) if isinstance(message, dict) else (None, None)
     if not isinstance(usage, dict) or not isinstance(name, str) or not name:
+        return None
+    # What the program says in the place of an answer, an error of the API for example, is no turn.
+    if message.get("model") == NO_MODEL:
         return None
     tokens = (input_tokens(usage) or 0) + (count(usage.get("output_tokens")) or 0)
     return Spent(name[:100], min(tokens, LARGEST_COUNT), turn=not context.get("parent_tool_use_id"))

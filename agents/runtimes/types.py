@@ -271,7 +271,8 @@ class Result:
 class Spent(NamedTuple):
     """What one answer of the model used: its id, and its tokens, in and out, those from the cache too.
 
-    `turn` is false for an answer that was given inside of another one's turn, to a sub-agent.
+    `turn` is false for an answer that was given inside of another one's turn, to a sub-agent. Those out
+    are as known when the answer began: Claude Code tells the rest with its result only.
     """
 
     message: str
