@@ -16,7 +16,7 @@ from django.utils import timezone
 from agents import attachments, sessions
 from agents.models import Run, Session
 from agents.queueing import Turn
-from agents.runtimes import EngineAway, Refusal, RunError, read_refusal
+from agents.runtimes import EngineAway, Refusal, RunError, kept_its_limit, read_refusal
 from agents.runtimes.base import NOT_EXECUTABLE, NOT_FOUND
 
 Submit = Callable[..., Run]
@@ -26,8 +26,8 @@ LONGEST_DELAY = timedelta(hours=1)
 SPREAD = 0.2
 # For a usage limit whose reset was not told; and how often one run goes on after such limits.
 UNTOLD, USAGE_ATTEMPTS = timedelta(hours=1), 20
-# A provider's clock and ours may differ a little.
-MARGIN = timedelta(seconds=5)
+# A reset is told in minutes, without the seconds, and the provider's clock and ours may differ a little.
+MARGIN = timedelta(seconds=65)
 GO_ON = "The usage limit that interrupted you has been reset. Go on where you were."
 BY_LIMITS = (Run.Cause.TIME, Run.Cause.IDLE, Run.Cause.OUTPUT, Run.Cause.BUDGET)
 
@@ -36,7 +36,7 @@ def classify(run: Run, state: str, error: Exception | None = None) -> str:
     """The class of a failure; empty for a run that did not fail. `error` is what kept it from going on."""
     if state in (Run.State.SUCCEEDED, Run.State.CANCELLED):
         return ""
-    if run.stop_cause in BY_LIMITS:
+    if run.stop_cause in BY_LIMITS or (run.result_is_error and kept_its_limit(run.result)):
         return Run.Failure.LIMIT
     if run.stop_cause == Run.Cause.START:
         return Run.Failure.START

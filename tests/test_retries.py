@@ -1,5 +1,6 @@
 """What is tried again after which failure, when, and where it goes on."""
 
+import json
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
@@ -98,6 +99,16 @@ def test_a_limit_of_the_run_s_own_is_never_tried_again(make_agent: MakeAgent) ->
     assert (run.state, run.failure, attempts(run)) == ("timed_out", "limit", [])
 
 
+@pytest.mark.parametrize("subtype", ["error_max_turns", "error_max_budget_usd"])
+def test_an_agent_that_kept_the_limit_it_was_given_is_not_tried_again(
+    make_agent: MakeAgent, subtype: str
+) -> None:
+    line = json.dumps({"type": "result", "subtype": subtype, "is_error": True, "errors": ["Reached it"]})
+    agent = failing(make_agent, f"echo '{line}'; exit 1", retry_on=["agent"])
+    run = execute(jobs.submit(agent, "x"))
+    assert (run.state, run.failure, attempts(run)) == ("failed", "limit", [])
+
+
 def test_a_lost_run_is_tried_again(make_agent: MakeAgent) -> None:
     agent = make_agent(retry_on=["lost"])
     run = jobs.submit(agent, "x")
@@ -173,7 +184,7 @@ def test_a_run_goes_on_in_its_session_when_the_usage_limit_is_reset(
     assert (first.state, first.failure) == ("failed", "usage_limit")
     (again,) = attempts(first)
     assert again.not_before is not None
-    assert timedelta(hours=2, minutes=59) < again.not_before - timezone.now() < timedelta(hours=3, minutes=1)
+    assert timedelta(hours=2, minutes=59) < again.not_before - timezone.now() < timedelta(hours=3, minutes=2)
     assert (again.state, again.continues, again.trigger) == ("waiting", first.session, "retry")
     assert "is reset then. Attempt 2 goes on at" in again.reason
     # Nothing had been answered, so the same is asked once more.

@@ -9,6 +9,7 @@ from agents.runtimes.layout import Beneath, StateDir
 from agents.runtimes.probe import Sight, look
 from agents.runtimes.refusals import Refusal, read_refusal
 from agents.runtimes.remains import Leftover, discard, disk_sizes, leftovers, put_to_rest
+from agents.runtimes.streamjson import kept_its_limit
 from agents.runtimes.types import (
     AgentConfig,
     ContainerFacts,
@@ -64,6 +65,7 @@ __all__ = [
     "engine_report",
     "homes",
     "human_size",
+    "kept_its_limit",
     "leftovers",
     "look",
     "places",

@@ -30,6 +30,14 @@ RESULT_ERRORS = {
 }
 
 
+OWN_LIMITS = ("error_max_turns", "error_max_budget_usd")
+
+
+def kept_its_limit(result: str) -> bool:
+    """Whether a result tells that the agent ended itself at the limit of turns or dollars it was given."""
+    return result.startswith(tuple(RESULT_ERRORS[name] for name in OWN_LIMITS))
+
+
 def messages(line: str) -> list[Message]:
     """The events that one line of output holds; text if it is not a JSON object with a type."""
     item = json_object(line)
