@@ -50,7 +50,7 @@ def test_a_schedule_is_made_while_the_page_says_what_it_comes_to(page: Page) -> 
     assert page.evaluate("window.mark") == 1
     page.get_by_label("Interval", exact=True).press("Enter")
     page.wait_for_url(re.compile(r"/schedules/\d+/$"))
-    expect(page.get_by_role("status").get_by_text("Saved. Every 12 hours.")).to_be_visible()
+    expect(page.get_by_role("status").get_by_text("Saved. Every 12 hours, counted from ")).to_be_visible()
     expect(moments(page)).to_have_count(5)
     made = Schedule.objects.get()
     assert (made.name, made.cron, made.interval, made.time_zone) == ("sweep", "", 43200, "Europe/Berlin")
@@ -80,7 +80,7 @@ def its_moments_are_shown(page: Page) -> None:
     expect(moments(page)).to_have_count(5)
     expect(moments(page).first).to_contain_text("02:30:00 CE")
     expect(outlook.locator("[data-notes] li")).to_have_count(2)
-    for change in ("go forward and do not show 02:30", "go back and show 02:30 twice"):
+    for change in ("go forward and 02:30 does not exist", "go back and 02:30 comes twice"):
         expect(outlook.get_by_text(change)).to_be_visible()
     expect(wrong(page, "cron")).to_be_empty()
     expect(cron(page)).to_have_attribute("aria-invalid", "false")
@@ -95,7 +95,7 @@ def an_interval_is_chosen(page: Page) -> None:
     expect(cron(page)).to_be_hidden()
     expect(page.get_by_label("Counted from")).to_be_visible()
     page.get_by_label("Interval", exact=True).fill("12h")
-    expect(page.locator("[data-words]")).to_have_text("Every 12 hours")
+    expect(page.locator("[data-words]")).to_contain_text("Every 12 hours, counted from ")
     expect(moments(page)).to_have_count(5)
 
 
