@@ -54,7 +54,9 @@ def write(content: bytes | None) -> None:
         with tempfile.NamedTemporaryFile(dir=settings.HERDWEB_STATE_DIR, prefix="crontab-") as draft:
             draft.write(content)
             draft.flush()
-            done = call(draft.name)
+            # By its bare name: crontab cuts off what is longer than 99 bytes.
+            folder, name = os.path.split(draft.name)
+            done = call(name, folder=folder)
     if done.returncode != 0:
         raise failed(done, "The crontab cannot be written")
 
@@ -115,12 +117,13 @@ def alone() -> Iterator[None]:
         os.close(home)
 
 
-def call(*arguments: str) -> "subprocess.CompletedProcess[bytes]":
+def call(*arguments: str, folder: str | None = None) -> "subprocess.CompletedProcess[bytes]":
     """Start the program and wait, but not for ever; never for another user."""
     command = [settings.CRONTAB_EXECUTABLE, *arguments]
     try:
         process = subprocess.Popen(
             command,
+            cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
