@@ -71,7 +71,9 @@ def claim(run: Run, owner: str) -> bool:
     place = machine.place(run.agent_config)
     with transaction.atomic():
         site = Site.lock()
-        agent = Agent.objects.select_for_update(of=("self",)).select_related("fleet").get(pk=run.agent_id)
+        # Without its key: whoever has a run already may then still write of its agent in the audit trail.
+        rows = Agent.objects.select_for_update(of=("self",), no_key=True).select_related("fleet")
+        agent = rows.get(pk=run.agent_id)
         run.refresh_from_db()
         found = queueing.obstacle(run, agent, site, place) if run.state in Run.PENDING else None
         if found:

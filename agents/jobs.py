@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import Any, NamedTuple
@@ -255,16 +255,26 @@ def tick(now: datetime | None = None, source: str = "") -> None:
     if source:
         Beat.note(source, machine.name(), now)
     firing.tick(now, submit, cancel, source)
-    for run in queueing.late(now):
-        give_up(run)
-    for run in Run.objects.filter(followed_up=False, state__in=Run.TERMINAL).select_related("agent")[:100]:
-        follow_up(run)
+    each(queueing.late(now), give_up)
+    ended = Run.objects.filter(followed_up=False, state__in=Run.TERMINAL)
+    each(ended.select_related("agent")[:100], follow_up)
     ring_all(reconcile.abandoned())
     released = limits.release() > 0
     if Run.objects.filter(state__in=Run.PENDING).exists():
         line = queueing.line(now)
         explain(line.unhindered())
         ring_next(released=released, free=list(line.startable(len(line.order))))
+
+
+def each(runs: Iterable[Run], deed: Callable[[Run], object]) -> None:
+    """Do it for all of them, though it fails for one; a database that is away is none's mistake."""
+    for run in runs:
+        try:
+            deed(run)
+        except OperationalError:
+            raise
+        except Exception:
+            logger.exception("Run %s is looked after again with the next tick.", run.short_id)
 
 
 def give_up(run: Run) -> None:

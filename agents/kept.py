@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from itertools import groupby
 
 from django.db import transaction
-from django.db.models import F, Q, QuerySet
+from django.db.models import Exists, F, OuterRef, Q, QuerySet
 from django.utils import timezone
 
 from agents import machine, runtimes
@@ -117,7 +117,8 @@ def needed(found: Leftover, unknown: bool) -> bool:
         return True
     if container.unwanted or not stays(container):
         return False
-    if found.runs and container.finished_at is None:
+    if container.finished_at is None:
+        # It runs although nothing should, or the engine has stopped it and nobody has seen that.
         with unused(container) as free:
             if free:
                 rest(container, container.agent.docker.user)
@@ -128,7 +129,7 @@ def needed(found: Leftover, unknown: bool) -> bool:
 def unused(container: Container) -> Iterator[bool]:
     """Whether no live run is in it; while its agent is locked none can enter it."""
     with transaction.atomic():
-        Agent.objects.select_for_update().get(pk=container.agent_id)
+        Agent.objects.select_for_update(no_key=True).get(pk=container.agent_id)
         yield not in_use(container)
 
 
@@ -175,8 +176,8 @@ def trim() -> None:
 
 def account(found: Mapping[str, str], since: datetime) -> None:
     """What the engine does not have is gone, and so are its directories; `found` are names by id."""
-    rows = kept().filter(finished_at__lt=since).exclude(engine_id__in=list(found))
-    for container in rows:
+    rows = kept().filter(finished_at__lt=since) | vanished(since)
+    for container in rows.exclude(engine_id__in=list(found)):
         if not in_use(container):
             container.removed()
     for name in places(machine.host(), machine.state().path):
@@ -185,6 +186,12 @@ def account(found: Mapping[str, str], since: datetime) -> None:
             place.forget()
         elif place.age > YOUNG and place.note and not alive(place.note.run):
             (place.secrets / "env").unlink(missing_ok=True)
+
+
+def vanished(since: datetime) -> QuerySet[Container]:
+    """Containers of this engine that should be there: their rows were written when it had them."""
+    elsewhere = Run.objects.filter(container=OuterRef("pk")).exclude(host__in=["", machine.engine()])
+    return Container.objects.filter(~Exists(elsewhere), created__lt=since, removed_at=None, finished_at=None)
 
 
 def alive(run: str) -> bool:

@@ -138,7 +138,7 @@ class Line:
         agent, site = self.agents[each.agent], self.site
         if site.max_runs and self.total >= site.max_runs:
             return False
-        if self.live[agent.pk] >= agent.max_concurrent or self._is_reached(each.held_by):
+        if self.live[agent.pk] >= most_of(agent) or self._is_reached(each.held_by):
             return False
         fleet = agent.fleet
         if fleet and fleet.max_concurrent and self.fleets[fleet.pk] >= fleet.max_concurrent:
@@ -163,6 +163,13 @@ class Line:
             self.fleets[agent.fleet_id] += 1
 
 
+def most_of(agent: Agent) -> int:
+    """How many of its runs can be live at once: one, where they share one container."""
+    docker = agent.docker
+    shared = docker.enabled and not docker.ephemeral and docker.container_scope == docker.Scope.AGENT
+    return 1 if shared else agent.max_concurrent
+
+
 def line(now: datetime | None = None) -> Line:
     """All runs whose turn may have come, in order: a handful of queries, however long it is."""
     now = now or timezone.now()
@@ -171,7 +178,7 @@ def line(now: datetime | None = None) -> Line:
     )
     live = Counter(agent for agent, *_ in holding)
     rows = [row for row in in_turn() if row.not_before is None or row.not_before <= now]
-    agents = Agent.objects.select_related("fleet").in_bulk({row.agent for row in rows})
+    agents = Agent.objects.select_related("fleet", "docker").in_bulk({row.agent for row in rows})
     return Line(
         order=fair(rows, live),
         agents=agents,

@@ -50,7 +50,7 @@ def home_of(session: Session) -> Beneath:
 
 def idle(session: Session) -> None:
     """Lock the session against the start of a run; RunError if one is live in it."""
-    Agent.objects.select_for_update().get(pk=session.agent_id)
+    Agent.objects.select_for_update(no_key=True).get(pk=session.agent_id)
     live = sessions.occupant(session)
     if live:
         raise RunError(f"The session is in use by run {live.short_id}. Wait for its end, or cancel it.")

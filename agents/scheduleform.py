@@ -58,15 +58,20 @@ class IntervalField(Written):
 class SessionField(forms.CharField):
     """A session by its id."""
 
-    def to_python(self, value: Any) -> Any:
+    def clean(self, value: Any) -> Any:
         """The session, whoever's it is; the row's own rule says that it must be the agent's."""
-        text = str(super().to_python(value) or "").strip()
+        # What it is checked for before, its length for one, are rules for a text.
+        text = str(super().clean(value) or "").strip()
         if not text:
             return None
         try:
             return Session.objects.get(public_id=text)
         except (Session.DoesNotExist, ValidationError):
             raise ValidationError("Not found: this agent has no such session.") from None
+
+    def has_changed(self, initial: Any, data: Any) -> bool:
+        """Whether another id is shown than before."""
+        return super().has_changed(self.prepare_value(initial), data)
 
     def prepare_value(self, value: Any) -> Any:
         """The id that pages show."""

@@ -60,9 +60,13 @@ def broken(schedule: Schedule) -> str:
     return ""
 
 
+@transaction.atomic
 def set_due(schedule: Schedule, now: datetime | None = None) -> None:
     """Work out anew what is due next, and store it; nothing while it is off, paused or waits for an end."""
     now = now or timezone.now()
+    # Locked, and as it is: it may have been resumed, or its run may end, meanwhile.
+    row = Schedule.objects.select_for_update(no_key=True).only("enabled", "paused_at").get(pk=schedule.pk)
+    schedule.enabled, schedule.paused_at = row.enabled, row.paused_at
     off = not schedule.enabled or schedule.is_paused
     waits = schedule.counts_from_end and unended(schedule).exists()
     store_due(schedule, *((None, None) if off or waits else upcoming(schedule, now)))
@@ -229,13 +233,13 @@ def attempts(run: Run) -> QuerySet[Run]:
 
 
 def keep_session(schedule: Schedule, run: Run) -> None:
-    """The first conversation of one that has its own is that from now on."""
+    """The first conversation of one that has its own is that from now on, if it can go on at all."""
     if schedule.conversation != Schedule.Conversation.OWN or schedule.own_session:
         return
     first = run.first_attempt_id or run.pk
     opened = Run.objects.filter(Q(pk=first) | Q(first_attempt=first), session__isnull=False)
     last = opened.order_by("-pk").first()
-    if last:
+    if last and last.session and not sessions.why_not(last.session, run.agent):
         Schedule.objects.filter(pk=schedule.pk, own_session=None).update(own_session=last.session)
 
 

@@ -204,6 +204,71 @@ def test_those_behind_many_that_only_lack_a_worker_are_told_what_they_wait_for(m
     assert current(waits).reason == f"Agent limit 1/1: run {holder.short_id} is live."
 
 
+def test_who_waits_for_its_agent_s_container_keeps_nobody_else_from_starting(make_agent: MakeAgent) -> None:
+    one = {"docker_enabled": True, "docker_ephemeral": False, "docker_container_scope": "agent"}
+    first, other = make_agent("first", max_concurrent=2, priority=5, **one), make_agent("other")
+    holder = taken(jobs.submit(first, "x", turn=Turn(ring=False)))
+    waits = jobs.submit(first, "x", turn=Turn(ring=False))
+    behind = jobs.submit(other, "x", turn=Turn(ring=False))
+    assert queueing.next_ones(1) == [behind]
+    jobs.tick()
+    assert current(waits).reason == f"Its agent's container is in use by run {holder.short_id}."
+
+
+def test_a_container_that_never_started_holds_no_slot(make_agent: MakeAgent, tiny_image: str) -> None:
+    agent = make_agent("inside", docker_enabled=True, docker_image=tiny_image, runtime="command")
+    Agent.objects.filter(pk=agent.pk).update(command=["/no/such/program"])
+    agent.refresh_from_db()
+    run = execute(jobs.submit(agent, "x"))
+    waits = jobs.submit(agent, "x", turn=Turn(ring=False))
+    jobs.sweep()
+    jobs.tick()
+    assert (current(run).state, current(run).holds_slot) == ("failed", False)
+    assert queueing.next_ones(5) == [waits]
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_container_that_went_while_nobody_looked_holds_no_slot(
+    make_agent: MakeAgent, tiny_image: str, kept: bool
+) -> None:
+    scope = {"docker_ephemeral": False, "docker_container_scope": "agent"} if kept else {}
+    agent = make_agent("inside", docker_enabled=True, docker_image=tiny_image, **scope)
+    run = taken(jobs.submit(agent, "x", turn=Turn(ring=False)))
+    container = Container.objects.create(
+        engine_id="f" * 64, name="gone", agent=agent, image="i", scope="agent" if kept else ""
+    )
+    Run.objects.filter(pk=run.pk).update(container=container)
+    run.refresh_from_db()
+    assert run.finish("a worker", "failed", Outcome(ok=False, reason="The engine was away."))
+    waits = jobs.submit(agent, "x", turn=Turn(ring=False))
+    jobs.sweep()
+    jobs.tick()
+    assert not current(run).holds_slot
+    assert queueing.next_ones(5) == [waits]
+
+
+def test_a_mistake_with_one_ended_run_keeps_nobody_waiting(
+    make_agent: MakeAgent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = make_agent(max_concurrent=2)
+    ended_ones = [taken(jobs.submit(agent, "x", turn=Turn(ring=False))) for _ in range(2)]
+    for run in ended_ones:
+        assert run.finish("a worker", "succeeded", Outcome(ok=True, reason="Done."))
+    real, seen = jobs.follow_up, []
+
+    def first_fails(run: Run) -> None:
+        seen.append(run)
+        if len(seen) == 1:
+            raise ValueError("a mistake")
+        real(run)
+
+    monkeypatch.setattr(jobs, "follow_up", first_fails)
+    waits = jobs.submit(agent, "x", turn=Turn(ring=False))
+    jobs.tick()
+    assert len(seen) == 2
+    assert bells.waiting_bells() == {str(waits.public_id)}
+
+
 # Fifty workers.
 
 

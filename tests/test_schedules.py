@@ -12,7 +12,7 @@ from django.test import Client
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agents import firing, jobs, queueing, schedules
+from agents import firing, jobs, queueing, schedules, sessions
 from agents.models import Agent, Audit, Fire, Run, Schedule, Session
 from agents.models.moments import jitter
 from agents.queueing import Turn
@@ -483,6 +483,90 @@ def test_of_several_attempts_the_last_session_is_the_schedule_s_own(make_agent: 
     Run.objects.update(not_before=None)
     again = execute(schedule.runs.exclude(pk=first.pk).get())
     assert fresh(schedule).own_session == again.session != first.session
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_first_run_that_left_no_conversation_opens_no_session_for_those_after_it(
+    make_agent: MakeAgent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = make_agent("cat", runtime="command", command=["cat"], default_prompt="Go.")
+    schedule = scheduled(agent, conversation="own")
+    tick(NOW + timedelta(minutes=10))
+    with monkeypatch.context() as patch:
+        patch.setattr(sessions, "OBJECTIONS", [lambda _: "Its transcript is missing."])
+        first = execute(schedule.runs.get())
+    assert (first.session is not None, fresh(schedule).own_session) == (True, None)
+    tick(NOW + timedelta(minutes=20))
+    second = execute(schedule.runs.order_by("-id")[0])
+    assert fresh(schedule).own_session == second.session != first.session
+
+
+def sent(schedule_of: Agent, session: str) -> dict[str, str]:
+    return {
+        "agent": schedule_of.name, "name": "goes-on", "kind": "cron", "cron": "0 4 * * *", "interval": "",
+        "counted_from": "start", "time_zone": "UTC", "enabled": "on", "missed": "once", "missed_limit": "3",
+        "overlap": "skip", "jitter": "0s", "conversation": "named", "session": session,
+    }  # fmt: skip
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_session_is_chosen_by_its_id(make_agent: MakeAgent, admin: User, client: Client) -> None:
+    agent = make_agent("cat", runtime="command", command=["cat"])
+    session = execute(jobs.submit(agent, "x")).session
+    other = execute(jobs.submit(make_agent("dog", runtime="command", command=["cat"]), "x")).session
+    assert session
+    assert other
+    client.force_login(admin)
+    assert client.post("/schedules/preview/", sent(agent, str(session.public_id))).status_code == 200
+    assert client.post("/schedules/new/", sent(agent, str(session.public_id))).status_code == 303
+    made = Schedule.objects.get()
+    assert made.session == session
+    client.post(f"/schedules/{made.pk}/edit/", sent(agent, str(session.public_id)))
+    assert not Audit.objects.filter(detail__contains="session").exists()
+    for wrong in (str(other.public_id), "no id", str(session.public_id) + "x" * 40):
+        page = client.post(f"/schedules/{made.pk}/edit/", sent(agent, wrong))
+        assert page.status_code == 422
+    assert (
+        "this agent has no such session"
+        in client.post(f"/schedules/{made.pk}/edit/", sent(agent, str(other.public_id))).text
+    )
+
+
+@pytest.mark.django_db
+def test_a_reason_or_an_agent_with_a_nul_in_it_is_no_error(agent: Agent, admin: User, client: Client) -> None:
+    client.force_login(admin)
+    schedule = scheduled(agent)
+    for path in (
+        f"/schedules/{schedule.pk}/pause/",
+        "/schedules/pause/",
+        "/pause/",
+        f"/agents/{agent.name}/pause/",
+    ):
+        assert client.post(path, {"why": "a\0b"}).status_code == 303
+    assert fresh(schedule).paused_why == "ab"
+    assert client.get("/schedules/new/?agent=%00").status_code == 404
+    assert client.post("/schedules/preview/", {"agent": "\0"}).status_code == 404
+
+
+@pytest.mark.django_db
+def test_what_was_resumed_while_its_form_was_saved_is_due(agent: Agent, admin: User) -> None:
+    schedule = scheduled(agent)
+    schedules.pause(schedule, admin)
+    stale = fresh(schedule)
+    assert schedules.resume(fresh(schedule), admin)
+    schedules.set_due(stale, NOW)
+    assert fresh(schedule).due_at is not None
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("moment", ["0001-01-01T00:00:00%2B14:00", "9999-12-31T23:59:59-12:00"])
+def test_the_ends_of_the_calendar_are_no_place_in_the_log(
+    agent: Agent, admin: User, client: Client, moment: str
+) -> None:
+    client.force_login(admin)
+    assert client.get(f"/schedules/{scheduled(agent).pk}/?before={moment}").status_code == 200
+    long = {**sent(agent, ""), "schedule": "9" * 5000}
+    assert client.post("/schedules/preview/", long).status_code == 200
 
 
 @pytest.mark.django_db

@@ -119,7 +119,11 @@ def later(said: str, now: datetime) -> datetime | None:
     if not found:
         return None
     parts = re.findall(r"(\d+) ?([smhd]?)", found[1].lower())
-    return now + timedelta(seconds=sum(int(number) * UNITS[unit or "s"] for number, unit in parts))
+    try:
+        return now + timedelta(seconds=sum(int(number) * UNITS[unit or "s"] for number, unit in parts))
+    except (OverflowError, ValueError):
+        # Agents print what they like, times beyond all calendars too.
+        return None
 
 
 def clock_time(said: str, now: datetime, zone: str) -> datetime | None:

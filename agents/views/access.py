@@ -24,12 +24,20 @@ def seen(request: HttpRequest, rows: Guarded[Row], **which: Any) -> Row:
 
     Raises Http404 for a forbidden row as for a missing one, so that nobody learns what there is.
     """
+    if any(isinstance(value, str) and "\0" in value for value in which.values()):
+        # PostgreSQL knows no such text.
+        raise Http404
     found = rows.visible_to(request.user).filter(**which).first()
     if found is None:
         if rows.filter(**which).exists():
             refuse(request, "not visible to this user")
         raise Http404
     return found
+
+
+def reason_in(request: HttpRequest) -> str:
+    """Why something is paused, as it was typed, without what no database stores."""
+    return request.POST.get("why", "").replace("\0", "").strip()[:300]
 
 
 aseen = sync_to_async(seen)

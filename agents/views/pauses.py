@@ -8,7 +8,7 @@ from django.views.decorators.http import require_POST
 from agents import bells, pauses
 from agents.models import Agent, Site
 from agents.models.rights import ADMINISTER, RUN
-from agents.views.access import address, needs, seen
+from agents.views.access import address, needs, reason_in, seen
 
 
 @require_POST
@@ -43,7 +43,7 @@ def agent_resume(request: HttpRequest, name: str) -> HttpResponse:
 
 def pause(request: HttpRequest, row: Site | Agent, page: str) -> HttpResponse:
     """As the button says, with the reason that was typed."""
-    why = request.POST.get("why", "").strip()[:300]
+    why = reason_in(request)
     if not pauses.pause(row, request.user, why, address(request)):
         messages.info(request, "It was paused already.")
     return HttpResponseRedirect(page, status=303)

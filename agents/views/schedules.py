@@ -24,7 +24,7 @@ from agents.models.moments import parse_zone
 from agents.models.rights import RUN
 from agents.runtimes import RunError
 from agents.scheduleform import ScheduleForm, outlook, preview
-from agents.views.access import needs, seen
+from agents.views.access import needs, reason_in, seen
 from agents.views.lists import address, listed_page
 from agents.views.runs import listed
 
@@ -88,7 +88,7 @@ def moment_of(text: str | None) -> datetime | None:
         found = parse_datetime(text or "")
     except ValueError:
         return None
-    return found if found and found.tzinfo else None
+    return found if found and found.tzinfo and 1980 <= found.year <= 2999 else None
 
 
 # The form.
@@ -145,7 +145,11 @@ def schedule_preview(request: HttpRequest) -> JsonResponse:
     """What the form comes to while somebody types; nothing is saved."""
     agent = seen(request, Agent.objects.all(), name=request.POST.get("agent", ""))
     number = request.POST.get("schedule", "")
-    rows = Schedule.objects.filter(agent=agent, pk=number) if number.isascii() and number.isdigit() else []
+    rows = (
+        Schedule.objects.filter(agent=agent, pk=number)
+        if len(number) < 19 and number.isascii() and number.isdigit()
+        else []
+    )
     form = ScheduleForm(request.POST, instance=next(iter(rows), None) or Schedule(agent=agent))
     return JsonResponse(preview(form, timezone.now()))
 
@@ -171,7 +175,7 @@ def schedule_run(request: HttpRequest, number: int) -> HttpResponse:
 def schedule_pause(request: HttpRequest, number: int) -> HttpResponse:
     """Nothing of it is due until it is resumed."""
     found = one(request, number)
-    if not rules.pause(found, request.user, request.POST.get("why", "").strip()[:300]):
+    if not rules.pause(found, request.user, reason_in(request)):
         messages.info(request, "It was paused already.")
     return HttpResponseRedirect(found.get_absolute_url(), status=303)
 
@@ -210,7 +214,7 @@ def schedule_delete(request: HttpRequest, number: int) -> HttpResponse:
 def schedules_pause(request: HttpRequest) -> HttpResponse:
     """Pause all that a list shows, or all of an agent."""
     rows, query = shown_by(request)
-    why = request.POST.get("why", "").strip()[:300]
+    why = reason_in(request)
     count = sum(rules.pause(each, request.user, why) for each in rows.filter(paused_at=None))
     messages.info(request, f"Paused {count} schedule{'' if count == 1 else 's'}.")
     return HttpResponseRedirect(address("schedules", query), status=303)

@@ -19,6 +19,11 @@ def utc(text: str) -> datetime:
     return datetime.fromisoformat(text).replace(tzinfo=UTC)
 
 
+def test_times_beyond_all_calendars_are_no_times() -> None:
+    refusal = read_refusal("You've hit your limit, resets in " + ", ".join(["999999 days"] * 4), NOW, "UTC")
+    assert refusal is None or refusal.until is None
+
+
 @pytest.mark.parametrize(
     ("said", "until"),
     [
