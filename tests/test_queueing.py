@@ -215,18 +215,6 @@ def test_who_waits_for_its_agent_s_container_keeps_nobody_else_from_starting(mak
     assert current(waits).reason == f"Its agent's container is in use by run {holder.short_id}."
 
 
-def test_a_container_that_never_started_holds_no_slot(make_agent: MakeAgent, tiny_image: str) -> None:
-    agent = make_agent("inside", docker_enabled=True, docker_image=tiny_image, runtime="command")
-    Agent.objects.filter(pk=agent.pk).update(command=["/no/such/program"])
-    agent.refresh_from_db()
-    run = execute(jobs.submit(agent, "x"))
-    waits = jobs.submit(agent, "x", turn=Turn(ring=False))
-    jobs.sweep()
-    jobs.tick()
-    assert (current(run).state, current(run).holds_slot) == ("failed", False)
-    assert queueing.next_ones(5) == [waits]
-
-
 @pytest.mark.parametrize("kept", [False, True])
 def test_a_container_that_went_while_nobody_looked_holds_no_slot(
     make_agent: MakeAgent, tiny_image: str, kept: bool
