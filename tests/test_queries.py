@@ -163,3 +163,15 @@ def test_pages_ask_seldom(client: Client, admin: User, make_agent: MakeAgent) ->
     world.grow(0, MANY, admin)
     asked = {page: len(queries(client, world.address(*page))) for page in PAGES}
     assert {page: number for page, number in asked.items() if number > MOST} == {}
+
+
+def test_an_error_s_page_asks_for_no_notices(client: Client, admin: User) -> None:
+    """It may be made in a thread whose connection nobody closes."""
+    client.force_login(admin)
+    with CaptureQueriesContext(connection) as asked:
+        assert client.get("/runs/00000000-0000-0000-0000-000000000000/").status_code == 404
+    tables = [query["sql"] for query in asked.captured_queries]
+    assert not [sql for sql in tables if any(name in sql for name in ("site", "beat", "drain"))]
+    with CaptureQueriesContext(connection) as asked:
+        assert client.get("/runs/").status_code == 200
+    assert [query["sql"] for query in asked.captured_queries if "agents_site" in query["sql"]]
