@@ -6,9 +6,10 @@ from datetime import datetime, timedelta
 from django.utils import timezone
 
 from agents.models import Beat
+from agents.models.schedule import LATE
 
 # The ticker looks each second and says so every few; cron looks each minute.
-PATIENCE = {Beat.Source.TICKER: timedelta(seconds=40), Beat.Source.CRON: timedelta(minutes=3)}
+PATIENCE = {Beat.Source.TICKER: timedelta(seconds=40), Beat.Source.CRON: LATE}
 REMEDIES = {
     Beat.Source.TICKER: "Start it: make run, or manage.py ticker.",
     Beat.Source.CRON: "Look at: manage.py cron status.",

@@ -53,6 +53,18 @@ def ring_next(*, released: bool = False, free: Sequence[Waiting] | None = None) 
             ring(run)
 
 
+def ring_elsewhere(runs: Sequence[Run]) -> None:
+    """Ring for runs that one host or credential is too full for, while some worker has nothing to hear.
+
+    Who hears it is chance: on the same host it is put off once more, and rung for again some seconds later.
+    """
+    try:
+        room = capacity() - len(waiting_bells())
+    except RedisError:
+        return
+    ring_all(runs[: max(room, 0)])
+
+
 def capacity() -> int:
     """How many bells workers could hear at once; one at least, so that whoever is free next finds it."""
     busy = Run.objects.filter(state__in=Run.LIVE, lease_until__gt=timezone.now()).count()

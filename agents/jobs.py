@@ -27,7 +27,7 @@ from agents import (
     retries,
     schedules,
 )
-from agents.bells import here, publish, queue, ring, ring_all, ring_next, workers
+from agents.bells import here, publish, queue, ring, ring_all, ring_elsewhere, ring_next, workers
 from agents.models import Agent, Audit, Beat, LeaseLost, Run, Session
 from agents.models.fields import write_seconds
 from agents.models.run import TEXT_LIMIT, NewEvent, insert
@@ -82,36 +82,46 @@ def submit(
     known = of_key(asked, turn.key)
     if known:
         return known
-    usual = agent.freeze()
-    public_id = uuid4()
     try:
-        # Before the transaction, so that nobody waits for the files of others.
-        with attachments.keeping(str(public_id), attached) as stored, transaction.atomic():
-            told = list(opening(by or trigger, turn, differing(config, usual), stored))
-            run = Run.objects.create(
-                public_id=public_id,
-                agent=agent,
-                config=config or usual,
-                prompt=prompt,
-                attachments=stored,
-                trigger=Run.Trigger.FORK if forks else trigger,
-                requested_by=None if isinstance(by, str) else by,
-                continues=continues,
-                forks=forks,
-                event_count=len(told),
-                **turn.columns(agent, config or usual),
-            )
-            insert(run.pk, 0, told)
-            witness(run, by or trigger, Audit.Deed.STARTED, prompt)
-            if stored:
-                witness(run, by or trigger, Audit.Deed.ADDED, attachments.summary(stored), "attachments of ")
-            if turn.ring:
-                transaction.on_commit(lambda: announce(run), robust=True)
+        return create(asked, by, trigger, config, attached, turn)
     except IntegrityError:
+        # Somebody else was quicker with the same key.
         known = of_key(asked, turn.key)
         if known is None:
             raise
         return known
+
+
+def create(
+    asked: Asked,
+    by: Any,
+    trigger: str,
+    config: dict[str, Any] | None,
+    attached: Sequence[attachments.Attachment],
+    turn: Turn,
+) -> Run:
+    """The run with its first events and its lines in the audit trail; then it is announced."""
+    usual = asked.agent.freeze()
+    public_id = uuid4()
+    # Before the transaction, so that nobody waits for the files of others.
+    with attachments.keeping(str(public_id), attached) as stored, transaction.atomic():
+        told = list(opening(by or trigger, turn, differing(config, usual), stored))
+        run = Run.objects.create(
+            public_id=public_id,
+            **asked._asdict(),
+            config=config or usual,
+            attachments=stored,
+            trigger=Run.Trigger.FORK if asked.forks else trigger,
+            requested_by=None if isinstance(by, str) else by,
+            event_count=len(told),
+            **turn.columns(asked.agent, config or usual),
+        )
+        insert(run.pk, 0, told)
+        witness(run, by or trigger, Audit.Deed.STARTED, asked.prompt)
+        if stored:
+            witness(run, by or trigger, Audit.Deed.ADDED, attachments.summary(stored), "attachments of ")
+        if turn.ring:
+            transaction.on_commit(lambda: announce(run), robust=True)
     return run
 
 
@@ -263,7 +273,9 @@ def tick(now: datetime | None = None, source: str = "") -> None:
     if Run.objects.filter(state__in=Run.PENDING).exists():
         line = queueing.line(now)
         explain(line.unhindered())
+        elsewhere = line.elsewhere()
         ring_next(released=released, free=list(line.startable(len(line.order))))
+        ring_elsewhere(elsewhere)
 
 
 def each(runs: Iterable[Run], deed: Callable[[Run], object]) -> None:

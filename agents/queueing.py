@@ -130,15 +130,26 @@ class Line:
                 most -= 1
                 yield each
 
+    def elsewhere(self) -> list[Run]:
+        """What the limits of some workers keep waiting, and others might take: the first of each limit."""
+        first: dict[str, int] = {}
+        for each in self.order:
+            if self._is_reached(each.held_by) and self._has_room(each):
+                first.setdefault(each.held_by, each.pk)
+        return list(Run.objects.filter(pk__in=first.values()).order_by("pk")) if first else []
+
     def unhindered(self) -> set[int]:
         """Those that only the others before them keep from starting, and those that nothing does."""
         return {each.pk for each in self.order if self._fits(each)}
 
     def _fits(self, each: Waiting) -> bool:
+        return not self._is_reached(each.held_by) and self._has_room(each)
+
+    def _has_room(self, each: Waiting) -> bool:
         agent, site = self.agents[each.agent], self.site
         if site.max_runs and self.total >= site.max_runs:
             return False
-        if self.live[agent.pk] >= most_of(agent) or self._is_reached(each.held_by):
+        if self.live[agent.pk] >= most_of(agent):
             return False
         fleet = agent.fleet
         if fleet and fleet.max_concurrent and self.fleets[fleet.pk] >= fleet.max_concurrent:

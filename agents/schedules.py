@@ -56,7 +56,8 @@ def broken(schedule: Schedule) -> str:
     except ValidationError as error:
         return " ".join(error.messages)
     except Exception as error:
-        return str(error)
+        # Whatever is stored there: one schedule that cannot be read is told, and hurts no other.
+        return f"{type(error).__name__}: {error}"
     return ""
 
 
@@ -143,14 +144,13 @@ def start(
     ring: bool = False,
 ) -> Run:
     """Create the run of a moment; whether it may be is asked before."""
-    priority = schedule.agent.priority if schedule.priority is None else schedule.priority
     return submit(
         schedule.agent,
         prompt_of(schedule, moment),
         by=by or f"schedule {schedule.name}",
         trigger=trigger,
         continues=session_of(schedule),
-        turn=Turn(priority=priority, schedule=schedule, ring=ring),
+        turn=Turn(priority=schedule.priority, schedule=schedule, ring=ring),
     )
 
 

@@ -132,6 +132,23 @@ def test_a_host_has_one(make_agent: MakeAgent, monkeypatch: pytest.MonkeyPatch) 
     assert current(waits).host == "tcp://engines.example:2376"
 
 
+def test_who_waits_for_one_host_is_offered_to_others(make_agent: MakeAgent) -> None:
+    Site.get()
+    Site.objects.update(max_per_host=1)
+    holder = taken(jobs.submit(make_agent("here", max_concurrent=5), "x", turn=Turn(ring=False)))
+    waits = jobs.submit(make_agent("inside", docker_enabled=True), "x", turn=Turn(ring=False))
+    assert refused(waits).startswith(f"Limit of the host {holder.host} 1/1")
+    jobs.tick()
+    assert bells.waiting_bells() == {str(waits.public_id)}
+    bells.queue().connection.flushdb()
+    jobs.tick()
+    # Rung for again only after some seconds, so that a full host is not asked all the time.
+    assert bells.waiting_bells() == set()
+    Run.objects.update(rung_at=timezone.now() - bells.RING_AGAIN)
+    jobs.tick()
+    assert bells.waiting_bells() == {str(waits.public_id)}
+
+
 def test_a_credential_has_one_and_is_known_by_its_fingerprint_alone(
     make_agent: MakeAgent, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -323,6 +323,10 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name='run',
+            index=models.Index(fields=['agent', 'finished_at'], name='run_of_agent_by_end'),
+        ),
+        migrations.AddIndex(
+            model_name='run',
             index=models.Index(condition=models.Q(('holds_slot', True)), fields=['agent', 'host', 'credential', 'state'], name='run_holding'),
         ),
         migrations.AddIndex(

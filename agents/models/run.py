@@ -242,6 +242,8 @@ class Run(Keeping):
             models.Index(fields=["id"], name="run_to_follow", condition=models.Q(followed_up=False)),
             models.Index(fields=["agent", "-id"], name="run_by_agent"),
             models.Index(fields=["schedule", "state"], name="run_of_schedule_by_state"),
+            # What was spent since a moment.
+            models.Index(fields=["agent", "finished_at"], name="run_of_agent_by_end"),
             models.Index(fields=["state", "lease_until"], name="run_by_state"),
             models.Index(fields=["state", "-id"], name="run_of_state"),
             models.Index(fields=["trigger", "-id"], name="run_of_trigger"),

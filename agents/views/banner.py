@@ -1,4 +1,4 @@
-"""The banner of what is badly wrong, on every page."""
+"""What every page says first: that something is badly wrong, or that nothing new starts."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from agents.models import Site
 from agents.models.rights import SEE
 
 
-def severe(request: HttpRequest) -> dict[str, Any]:
+def notices(request: HttpRequest) -> dict[str, Any]:
     """Context of all templates; Redis and the switch are asked when a template comes to it, once a page."""
     return {
         "severe": SimpleLazyObject(lambda: found(request)),

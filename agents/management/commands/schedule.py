@@ -29,7 +29,7 @@ class Command(BaseCommand):
         try:
             self.stdout.write(one_line(ACTIONS[action](found, why[:300])))
         except RunError as error:
-            raise CommandError(one_line(f"Nothing was started. {error}")) from error
+            raise CommandError(one_line(f"Nothing was done. {error}")) from error
 
 
 def find_schedule(agent: Agent, name: str) -> Schedule:
