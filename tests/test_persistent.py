@@ -13,7 +13,7 @@ import pytest
 from django.conf import settings
 from django.utils import timezone
 
-from agents import execution, jobs, kept, machine, reconcile, removal, sessions
+from agents import execution, jobs, kept, machine, queueing, reconcile, removal, sessions
 from agents.models import Agent, Container, DockerSettings, Run, Session
 from agents.runtimes import Place, Report, Request, Runtime
 from agents.runtimes.keeping import IDLE
@@ -215,13 +215,15 @@ def test_two_runs_are_never_in_one_container_at_once(shared: Agent, workers: Wor
     Agent.objects.update(max_concurrent=2)
     workers(2)
     runs = [jobs.submit(shared, "-"), jobs.submit(shared, "-")]
-    until(lambda: any(current(run).state == "waiting" for run in runs), "None of them waits")
-    (waits,) = [current(run) for run in runs if current(run).state == "waiting"]
-    other = next(run for run in runs if run.pk != waits.pk)
-    assert waits.reason == f"Its agent's container is in use by run {other.short_id}."
-    both = [ended(run) for run in runs]
+    inside = until(lambda: next((run for run in runs if current(run).state == "running"), None), "None runs")
+    waits = next(run for run in runs if run.pk != inside.pk)
+    assert queueing.why(current(waits)) == f"Its agent's container is in use by run {inside.short_id}."
+    both = [ended(inside), ended(waits)]
     assert [run.exit_code for run in both] == [7, 7]
     assert both[0].container == both[1].container
+    assert both[0].finished_at
+    assert both[1].started_at
+    assert both[0].finished_at < both[1].started_at
 
 
 def test_sessions_of_one_agent_share_a_container_and_another_agent_s_are_not_in_it(
