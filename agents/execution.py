@@ -29,9 +29,11 @@ from agents.models.fields import write_seconds
 from agents.runtimes import (
     ContainerFacts,
     Exit,
+    NotRemoved,
     Outcome,
     Parsed,
     Report,
+    Request,
     RunError,
     Runtime,
     Status,
@@ -68,7 +70,12 @@ def claim(run: Run, owner: str) -> bool:
     The site's row serialises those who give out slots; the agent's is locked as well, because whoever
     decides what happens to its containers locks that one.
     """
-    place = machine.place(run.agent_config)
+    try:
+        place = machine.place(run.agent_config)
+    except RunError as error:
+        # Another version of herdweb may know its runtime.
+        run.wait(str(error), f"runtime:{run.agent_config.runtime}")
+        return False
     with transaction.atomic():
         site = Site.lock()
         # Without its key: whoever has a run already may then still write of its agent in the audit trail.
@@ -136,6 +143,14 @@ class Supervision:
             if self._prepare():
                 return True
             request = attachments.place(self.run, request, self.runtime, sessions.owner(request))
+        try:
+            return self._execute(request)
+        except NotRemoved as error:
+            self._tell(str(error))
+            return False
+
+    def _execute(self, request: Request) -> bool:
+        """Store what is reported until its end; True if the run was handed over meanwhile."""
         with Output(self.run) as output:
             for reports in self.runtime.execute(request, self.run.offsets):
                 self._store(reports, output)
@@ -335,7 +350,7 @@ class Supervision:
             # While nobody else may enter its container.
             kept.put_to_rest(self.run)
         # One transaction: whoever sees the state sees the last event, too.
-        failure = retries.classify(self.run, state, self.error)
+        failure = retries.classify(self.run, state, self.error, self.end)
         with transaction.atomic():
             if not self.run.finish(self.owner, state, verdict, failure):
                 raise LeaseLost(str(self.run.public_id))

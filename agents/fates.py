@@ -103,7 +103,7 @@ class Fate:
         """Why nothing at all is started now; empty if something may be."""
         orphaned = self._orphaned()
         if orphaned:
-            schedules.pause(self.schedule, "herdweb", orphaned)
+            schedules.pause(self.schedule, "herdweb", orphaned, self.clock.now)
         return orphaned or schedules.closed(self.schedule) or self.windows.get(self.clock.now, "")
 
     def _orphaned(self) -> str:

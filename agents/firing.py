@@ -172,6 +172,6 @@ def skip(schedule: Schedule, known: Sequence[Span], reason: str, clock: Clock) -
     if found.every:
         Fire.objects.bulk_create([Fate(schedule, found, clock).skipped_together(reason)])
     if broken:
-        schedules.pause(schedule, "herdweb", reason)
+        schedules.pause(schedule, "herdweb", reason, clock.now)
     elif schedule.counts_from_end:
         schedules.count_on(schedule, found.last, clock.now)

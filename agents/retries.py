@@ -16,7 +16,7 @@ from django.utils import timezone
 from agents import attachments, sessions
 from agents.models import Run, Session
 from agents.queueing import Turn
-from agents.runtimes import EngineAway, Refusal, RunError, kept_its_limit, read_refusal
+from agents.runtimes import ENGINE_LEFT, EngineAway, Exit, Refusal, RunError, kept_its_limit, read_refusal
 from agents.runtimes.base import NOT_EXECUTABLE, NOT_FOUND
 
 Submit = Callable[..., Run]
@@ -32,8 +32,11 @@ GO_ON = "The usage limit that interrupted you has been reset. Go on where you we
 BY_LIMITS = (Run.Cause.TIME, Run.Cause.IDLE, Run.Cause.OUTPUT, Run.Cause.BUDGET)
 
 
-def classify(run: Run, state: str, error: Exception | None = None) -> str:
-    """The class of a failure; empty for a run that did not fail. `error` is what kept it from going on."""
+def classify(run: Run, state: str, error: Exception | None = None, end: Exit | None = None) -> str:
+    """The class of a failure; empty for a run that did not fail.
+
+    `error` is what kept it from going on, `end` how its process ended.
+    """
     if state in (Run.State.SUCCEEDED, Run.State.CANCELLED):
         return ""
     if run.stop_cause in BY_LIMITS or (run.result_is_error and kept_its_limit(run.result)):
@@ -44,6 +47,8 @@ def classify(run: Run, state: str, error: Exception | None = None) -> str:
         return Run.Failure.LOST
     if error is not None:
         return of_error(error)
+    if end and end.note == ENGINE_LEFT:
+        return Run.Failure.ENGINE
     refusal = refused(run)
     if refusal:
         return Run.Failure.USAGE_LIMIT if refusal.kind == "usage" else Run.Failure.RATE_LIMIT

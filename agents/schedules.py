@@ -11,7 +11,7 @@ from django.db.models.functions import Coalesce
 from django.utils import timezone
 
 from agents import budgets, placeholders, sessions
-from agents.models import Agent, Audit, Run, Schedule, Session
+from agents.models import Agent, Audit, Fire, Run, Schedule, Session
 from agents.models.moments import jitter
 from agents.models.rights import RUN
 from agents.queueing import Turn
@@ -66,8 +66,10 @@ def set_due(schedule: Schedule, now: datetime | None = None) -> None:
     """Work out anew what is due next, and store it; nothing while it is off, paused or waits for an end."""
     now = now or timezone.now()
     # Locked, and as it is: it may have been resumed, or its run may end, meanwhile.
-    row = Schedule.objects.select_for_update(no_key=True).only("enabled", "paused_at").get(pk=schedule.pk)
+    rows = Schedule.objects.select_for_update(no_key=True).only("enabled", "paused_at", "due_moment")
+    row = rows.get(pk=schedule.pk)
     schedule.enabled, schedule.paused_at = row.enabled, row.paused_at
+    drop(schedule, row.due_moment, now, "The schedule was changed before it was acted on.")
     off = not schedule.enabled or schedule.is_paused
     waits = schedule.counts_from_end and unended(schedule).exists()
     store_due(schedule, *((None, None) if off or waits else upcoming(schedule, now)))
@@ -79,16 +81,26 @@ def store_due(schedule: Schedule, moment: datetime | None, at: datetime | None) 
     schedule.due_moment, schedule.due_at = moment, at
 
 
+def drop(schedule: Schedule, moment: datetime | None, now: datetime, reason: str) -> None:
+    """Tell what became of a moment that was due, but had not been acted on: its jitter was not over, say."""
+    if moment and moment <= now:
+        fire = Fire(schedule=schedule, moment=moment, kind=Fire.Kind.SKIPPED, reason=reason, at=now)
+        Fire.objects.bulk_create([fire], ignore_conflicts=True)
+
+
 def unended(schedule: Schedule) -> QuerySet[Run]:
     """Its runs that have not ended, the oldest first."""
     return schedule.runs.filter(state__in=(*Run.PENDING, *Run.LIVE)).order_by("id")
 
 
 @transaction.atomic
-def pause(schedule: Schedule, by: Any, why: str = "") -> bool:
+def pause(schedule: Schedule, by: Any, why: str = "", now: datetime | None = None) -> bool:
     """Nothing of it is due any more; False if it was paused already."""
     if not schedule.pause(str(by), why):
         return False
+    schedule.refresh_from_db(fields=["due_moment"])
+    now = now or timezone.now()
+    drop(schedule, schedule.due_moment, now, "The schedule was paused before it was acted on.")
     store_due(schedule, None, None)
     note(schedule, by, f"Paused. {why}".strip())
     return True

@@ -10,6 +10,7 @@ from django.db import connection
 
 from agents import jobs
 from agents.models import Agent, Run
+from agents.runtimes import ENGINE_LEFT
 from tests.conftest import execute, until
 from tests.relay import Relay
 from tests.test_faults import assert_nothing_left
@@ -56,7 +57,7 @@ def test_an_engine_that_goes_away_before_the_start_is_no_mistake_of_ours(
     assert_nothing_left(engine)
 
 
-def test_what_ended_while_the_engine_was_away_is_told_by_its_signal(
+def test_what_was_killed_while_the_engine_was_away_is_no_mistake_of_the_agent(
     make_agent: MakeAgent, tiny_image: str, relayed: Callable[[str], Relay], engine: docker.DockerClient
 ) -> None:
     """As with an engine that ends its containers when it is stopped, and is started again."""
@@ -80,6 +81,26 @@ def test_what_ended_while_the_engine_was_away_is_told_by_its_signal(
     thread.start()
     done = execute(run)
     thread.join()
-    assert (done.state, done.exit_code, done.signal) == ("failed", 137, 9)
+    assert (done.state, done.exit_code, done.signal, done.failure) == ("failed", 137, 9, "engine")
+    assert done.reason == f"{ENGINE_LEFT} (exit code 137)"
     assert done.events.get(kind="text").text == "one"
     assert_nothing_left(engine)
+
+
+def test_an_engine_that_does_not_remove_a_container_changes_nothing_about_the_end_of_its_run(
+    make_agent: MakeAgent, tiny_image: str, relayed: Callable[[str], Relay], engine: docker.DockerClient
+) -> None:
+    agent = make_agent(docker_enabled=True, docker_image=tiny_image)
+    relay = relayed("DELETE ")
+    done = execute(jobs.submit(agent, "x"))
+    assert not relay.whole
+    assert (done.state, done.failure) == ("succeeded", "")
+    assert done.events.filter(text__startswith="The engine did not remove the container").exists()
+    assert done.container
+    assert done.container.removed_at is None
+    relay.before = b""
+    relay.mend()
+    jobs.sweep()
+    assert_nothing_left(engine)
+    done.container.refresh_from_db()
+    assert done.container.removed_at

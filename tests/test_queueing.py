@@ -149,6 +149,18 @@ def test_who_waits_for_one_host_is_offered_to_others(make_agent: MakeAgent) -> N
     assert bells.waiting_bells() == {str(waits.public_id)}
 
 
+def test_who_has_a_runtime_that_no_worker_knows_says_so(make_agent: MakeAgent) -> None:
+    """As after a step back to a version that is older than the agent."""
+    run = jobs.submit(make_agent(), "x")
+    known = run.config
+    Run.objects.filter(pk=run.pk).update(config={**known, "runtime": "newer"})
+    reason = "There is no runtime named 'newer'. Known are: claude_cli, command, echo."
+    assert execute(run).state == "waiting"
+    assert current(run).reason == queueing.why(current(run)) == reason
+    Run.objects.filter(pk=run.pk).update(config=known)
+    assert execute(run).state == "succeeded"
+
+
 def test_a_credential_has_one_and_is_known_by_its_fingerprint_alone(
     make_agent: MakeAgent, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,7 @@ import pytest
 from django.contrib.auth.models import User
 from django.db import OperationalError, connection, transaction
 from django.test import Client
+from django.utils import timezone
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -682,9 +683,32 @@ def test_a_run_that_is_tried_again_counts_once_and_at_its_end(agent: Agent) -> N
 
 
 @pytest.mark.django_db
+def test_a_moment_whose_jitter_was_not_over_is_told_when_its_schedule_is_paused_or_changed(
+    agent: Agent, admin: User
+) -> None:
+    moment = timezone.now().replace(second=0, microsecond=0)
+    later = moment + timedelta(hours=1)
+    first, second = scheduled(agent, moment, name="first"), scheduled(agent, moment, name="second")
+    Schedule.objects.update(due_moment=moment, due_at=later)
+    schedules.pause(fresh(first), admin)
+    schedules.set_due(fresh(second))
+    assert log(first) == log(second) == [(f"{moment:%H:%M}", "skipped")]
+    assert fresh(second).due_moment == moment + timedelta(minutes=10 - moment.minute % 10)
+    reasons = list(Fire.objects.order_by("pk").values_list("reason", flat=True))
+    assert reasons == [
+        "The schedule was paused before it was acted on.",
+        "The schedule was changed before it was acted on.",
+    ]
+    # What is due later is not over.
+    schedules.set_due(fresh(second))
+    schedules.pause(fresh(second), admin)
+    assert Fire.objects.count() == 2
+
+
+@pytest.mark.django_db
 def test_moments_of_a_pause_are_over(agent: Agent) -> None:
     schedule = scheduled(agent)
-    assert schedules.pause(schedule, "alice", "holidays")
+    assert schedules.pause(schedule, "alice", "holidays", NOW)
     assert not schedules.pause(schedule, "bob")
     assert tick(NOW + timedelta(hours=5)) == 0
     assert schedules.resume(fresh(schedule), "bob")

@@ -178,7 +178,7 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='run',
             name='held_by',
-            field=models.CharField(blank=True, help_text="Which limit of a worker's kept it waiting: host:… or credential:…", max_length=150),
+            field=models.CharField(blank=True, help_text="What about a worker kept it waiting: host:…, credential:… or runtime:…", max_length=150),
         ),
         migrations.AddField(
             model_name='run',

@@ -158,7 +158,7 @@ class Run(Keeping):
     held_by = models.CharField(
         max_length=150,
         blank=True,
-        help_text="Which limit of a worker's kept it waiting: host:… or credential:…",
+        help_text="What about a worker kept it waiting: host:…, credential:… or runtime:…",
     )
     holds_slot = models.BooleanField(
         default=False, help_text="Counts for the limits: from its claim until its container is really gone."

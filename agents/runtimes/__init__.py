@@ -11,12 +11,14 @@ from agents.runtimes.refusals import Refusal, read_refusal
 from agents.runtimes.remains import Leftover, discard, disk_sizes, leftovers, put_to_rest
 from agents.runtimes.streamjson import kept_its_limit
 from agents.runtimes.types import (
+    ENGINE_LEFT,
     AgentConfig,
     ContainerFacts,
     Conversation,
     DockerConfig,
     EngineAway,
     Exit,
+    NotRemoved,
     Offsets,
     Outcome,
     Parsed,
@@ -31,6 +33,7 @@ from agents.runtimes.types import (
 
 __all__ = [
     "CHOICES",
+    "ENGINE_LEFT",
     "RUNTIMES",
     "AgentConfig",
     "Beneath",
@@ -42,6 +45,7 @@ __all__ = [
     "Exit",
     "Host",
     "Leftover",
+    "NotRemoved",
     "Offsets",
     "Outcome",
     "Parsed",

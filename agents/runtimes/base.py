@@ -6,13 +6,14 @@ host, and the container runner replaces only this part. `execute(request)` puts 
 """
 
 import json
-import signal
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from signal import SIGKILL, SIGTERM
 from typing import Any, BinaryIO, ClassVar
 
 from agents.runtimes.host import HostProcess
 from agents.runtimes.types import (
+    ENGINE_LEFT,
     FROM_THE_START,
     Command,
     Exit,
@@ -35,6 +36,8 @@ from agents.runtimes.types import (
 
 # Exit codes by which shells and engines say that the program could not be executed at all.
 NOT_EXECUTABLE, NOT_FOUND = 126, 127
+# The signals by which others end a process.
+FROM_OUTSIDE = (SIGKILL, SIGTERM)
 
 # A secret shorter than this occurs in ordinary text too often to be masked.
 SHORTEST_SECRET = 6
@@ -249,7 +252,9 @@ def exit_failure(end: Exit) -> str:
     if end.code in (NOT_EXECUTABLE, NOT_FOUND) and end.program:
         what = "was not found" if end.code == NOT_FOUND else "cannot be executed"
         return f"The program {end.program}, or one that it called, {what} (exit code {end.code})."
-    if end.signal in (signal.SIGKILL, signal.SIGTERM):
+    if end.note == ENGINE_LEFT:
+        return f"{end.note} (exit code {end.code})"
+    if end.signal in FROM_OUTSIDE:
         return f"Killed by signal {end.signal} from outside herdweb (exit code {end.code})."
     return f"Ended by signal {end.signal} (exit code {end.code})." if end.signal else f"Exit code {end.code}."
 

@@ -22,7 +22,7 @@ from agents.runtimes.creation import (
     options,
     prepare,
 )
-from agents.runtimes.engine import Host, connected
+from agents.runtimes.engine import ENGINE_ERRORS, Host, connected
 from agents.runtimes.keeping import Note, Place
 from agents.runtimes.life import VANISHED, Life, remove
 from agents.runtimes.obtaining import obtain
@@ -33,6 +33,7 @@ from agents.runtimes.types import (
     Exit,
     Kept,
     Message,
+    NotRemoved,
     Offsets,
     Outcome,
     Output,
@@ -143,8 +144,8 @@ class ContainerRunner(Runtime):
         """Create or adopt the run's container, read it from `since`, yield its `Exit`, remove it.
 
         The container is removed only after the caller has taken the `Exit`, so that the exit code
-        is never lost between the two. A caller that stops iterating leaves the container alone; so
-        does this, if the agent's settings let it outlive the run.
+        is never lost between the two; NotRemoved is raised if the engine refuses. A caller that stops
+        iterating leaves the container alone; so does this, if the agent's settings let it outlive the run.
         """
         place = Place.of(command.request, self.host, self.state_dir)
         with connected(self.host) as client:
@@ -174,9 +175,9 @@ class ContainerRunner(Runtime):
                     forget_secrets(request, place)
                 yield [*batch, *life.news()]
             yield [*life.collector.flush(), *missing(life), life.exit(command.argv[0])]
-            if not request.agent.docker.outlives_run:
-                remove(container)
             forget_secrets(request, place)
+            if not request.agent.docker.outlives_run:
+                remove_at_the_end(container)
         finally:
             life.leave()
 
@@ -184,6 +185,14 @@ class ContainerRunner(Runtime):
         """Have the engine send TERM, and KILL after `grace` seconds; returns at once."""
         if self._life:
             self._life.stop(grace)
+
+
+def remove_at_the_end(container: Container) -> None:
+    """Remove it when its end is known; raises NotRemoved, which changes nothing about that end."""
+    try:
+        remove(container)
+    except ENGINE_ERRORS as error:
+        raise NotRemoved(f"The engine did not remove the container; it is asked again: {error}") from error
 
 
 def missing(life: Life) -> list[Output]:

@@ -12,10 +12,11 @@ from docker.errors import APIError, NotFound
 from docker.models.containers import Container
 from requests.exceptions import RequestException
 
+from agents.runtimes.base import FROM_OUTSIDE
 from agents.runtimes.engine import CONFLICT, ENGINE_ERRORS, Host, connected, engine_time
 from agents.runtimes.reading import CLOSED, Reading
 from agents.runtimes.stream import Collector
-from agents.runtimes.types import EngineAway, Exit, Offsets, RunError, Usage
+from agents.runtimes.types import ENGINE_LEFT, EngineAway, Exit, Offsets, RunError, Usage
 from agents.runtimes.usage import usage_of
 
 # How long an engine that does not answer is left alone before it is asked again.
@@ -62,6 +63,7 @@ class Life:
         self._ending = threading.Lock()
         self.complete = False
         self.interrupted = False
+        self.out_of_touch = False
         self.ended_at = 0.0
         self.memory_peak = 0
         self._news: Usage | None = None
@@ -104,16 +106,19 @@ class Life:
             return Exit(code=None, note=VANISHED)
         state = attributes["State"]
         code = int(state["ExitCode"])
+        number = code - SIGNAL_BASE if SIGNAL_BASE < code <= SIGNAL_BASE + 64 else None
+        oom = bool(state.get("OOMKilled"))
+        left = ENGINE_LEFT if self.out_of_touch and number in FROM_OUTSIDE and not oom else ""
         return Exit(
             code=code,
-            signal=code - SIGNAL_BASE if SIGNAL_BASE < code <= SIGNAL_BASE + 64 else None,
-            oom=bool(state.get("OOMKilled")),
+            signal=number,
+            oom=oom,
             memory_limit=int(attributes["HostConfig"].get("Memory") or 0),
             memory_peak=self.memory_peak,
             started_at=engine_time(state["StartedAt"]),
             finished_at=engine_time(state["FinishedAt"]),
             program=program,
-            note=str(state.get("Error") or ""),
+            note=str(state.get("Error") or left),
         )
 
     def _begin(self) -> None:
@@ -163,7 +168,6 @@ class Life:
             self.complete = whole and self.reading.received == before
 
     def _wait(self) -> None:
-        interrupted = False
         while not self.left.is_set():
             try:
                 self.api.wait(self.engine_id, timeout=60)
@@ -172,11 +176,11 @@ class Life:
                 break
             except CLOSED as error:
                 # A time-out, or an engine that is away: its own word on the state decides.
-                interrupted |= TIMED_OUT not in str(error)
+                self.out_of_touch |= TIMED_OUT not in str(error)
                 if self._has_ended():
                     break
                 self.left.wait(RETRY_SECONDS)
-        self._note_the_end(interrupted=interrupted)
+        self._note_the_end(interrupted=self.out_of_touch)
 
     def _note_the_end(self, *, interrupted: bool) -> None:
         """Whoever learns of it first says so."""

@@ -22,6 +22,14 @@ class EngineAway(RunError):
     """The engine cannot be reached, or has stopped answering: nothing that is wrong with the run."""
 
 
+class NotRemoved(RunError):
+    """The engine did not remove the container of a run whose `Exit` was handed out; it is tried again."""
+
+
+# What an engine that is stopped, or dies and is started again, does with its containers.
+ENGINE_LEFT = "The Docker engine could not be reached while it ran, and it was killed meanwhile."
+
+
 @dataclass(frozen=True)
 class DockerConfig:
     """Where an agent executes: `memory` in bytes, `cpus` in cores, `user` as uid:gid or empty.
@@ -225,7 +233,8 @@ class Exit:
 
     `code` is None when nobody knows it any more; then `note` says why. `signal` is set when a
     signal ended it. Memory in bytes; the peak is sampled, and 0 for what ended before the first
-    sample. `program` is what was executed, for "not found".
+    sample. `program` is what was executed, for "not found". `note` is ENGINE_LEFT where the engine
+    could not be reached while it ended.
     """
 
     code: int | None
