@@ -26,6 +26,8 @@ BREAKER = "circuit breaker"
 LAST_RESORT = "Execute your configured task"
 # Runs of one schedule that wait behind each other.
 WAITING_AT_MOST = 10
+# The runs that begin with a new conversation, and further attempts at them.
+OPENS = Q(first_attempt=None, continues=None) | Q(first_attempt__isnull=False, first_attempt__continues=None)
 # How the name of whoever saved it in a terminal ends; such a person has no account.
 TERMINAL = "(command)"
 
@@ -193,7 +195,17 @@ def session_of(schedule: Schedule) -> Session | None:
 
 def opener(schedule: Schedule) -> Run | None:
     """The run that opens the schedule's own session, and has not ended."""
-    return unended(schedule).select_related("session").first()
+    return unended(schedule).filter(OPENS).select_related("session").first()
+
+
+@transaction.atomic
+def begin_anew(schedule: Schedule, by: Any) -> bool:
+    """Leave the schedule's own session, so that its next run opens a new one; False if it has none."""
+    if not Schedule.objects.filter(pk=schedule.pk, own_session__isnull=False).update(own_session=None):
+        return False
+    schedule.own_session = None
+    note(schedule, by, "Left its own session; its next run opens a new one.")
+    return True
 
 
 def session_trouble(schedule: Schedule) -> str:
@@ -202,7 +214,11 @@ def session_trouble(schedule: Schedule) -> str:
     if session is None:
         return session_missing(schedule)
     reason = sessions.why_not(session, schedule.agent)
-    return f"Its session cannot be continued: {reason}" if reason else ""
+    if not reason:
+        return ""
+    own = schedule.conversation == Schedule.Conversation.OWN
+    remedy = " Its schedule's page has a button that begins a new one." if own else ""
+    return f"Its session cannot be continued: {reason}{remedy}"
 
 
 def session_missing(schedule: Schedule) -> str:
@@ -249,7 +265,7 @@ def keep_session(schedule: Schedule, run: Run) -> None:
     if schedule.conversation != Schedule.Conversation.OWN or schedule.own_session:
         return
     first = run.first_attempt_id or run.pk
-    opened = Run.objects.filter(Q(pk=first) | Q(first_attempt=first), session__isnull=False)
+    opened = Run.objects.filter(OPENS, Q(pk=first) | Q(first_attempt=first), session__isnull=False)
     last = opened.order_by("-pk").first()
     if last and last.session and not sessions.why_not(last.session, run.agent):
         Schedule.objects.filter(pk=schedule.pk, own_session=None).update(own_session=last.session)

@@ -80,6 +80,7 @@ urlpatterns = [
     path("schedules/<int:number>/run/", schedules.schedule_run, name="schedule_run"),
     path("schedules/<int:number>/pause/", schedules.schedule_pause, name="schedule_pause"),
     path("schedules/<int:number>/resume/", schedules.schedule_resume, name="schedule_resume"),
+    path("schedules/<int:number>/anew/", schedules.schedule_anew, name="schedule_anew"),
     path("schedules/<int:number>/delete/", schedules.schedule_delete, name="schedule_delete"),
     path("lists/<slug:page>/save/", lists.list_save, name="list_save"),
     path("lists/<int:number>/forget/", lists.list_forget, name="list_forget"),

@@ -86,6 +86,7 @@ PAGES = {
     "schedule_edit": ("L 403 404 200 200", "L 403 404 422 422"),
     "schedule_run": (NOBODY, OPERATORS),
     "schedule_pause": (NOBODY, OPERATORS),
+    "schedule_anew": (NOBODY, OPERATORS),
     "schedule_resume": (NOBODY, OPERATORS),
     "schedule_delete": (NOBODY, "L 403 404 200 200"),
     "list_save": (NOBODY, "L 303 303 303 303"),

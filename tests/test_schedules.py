@@ -448,6 +448,31 @@ def test_a_schedule_s_own_session_is_continued_each_time(make_agent: MakeAgent) 
 
 
 @pytest.mark.django_db(transaction=True)
+def test_a_schedule_may_begin_a_new_session_of_its_own(
+    make_agent: MakeAgent, admin: User, client: Client
+) -> None:
+    agent = make_agent("cat", runtime="command", command=["cat"], default_prompt="Go.")
+    schedule = scheduled(agent, conversation="own", overlap="wait")
+    client.force_login(admin)
+    url = schedule.get_absolute_url()
+    tick(NOW + timedelta(minutes=10))
+    first = execute(schedule.runs.get())
+    tick(NOW + timedelta(minutes=20))
+    behind = schedule.runs.order_by("-id")[0]
+    assert b"Begin a new one" in client.get(url).content
+    assert client.post(f"{url}anew/").url == url  # type: ignore[attr-defined]
+    # What was to continue the old one does, and does not bring it back.
+    assert execute(behind).session == first.session
+    assert fresh(schedule).own_session is None
+    tick(NOW + timedelta(minutes=30))
+    newest = execute(schedule.runs.order_by("-id")[0])
+    assert first.session != newest.session == fresh(schedule).own_session
+    schedules.begin_anew(fresh(schedule), admin)
+    assert not schedules.begin_anew(fresh(schedule), admin)
+    assert Audit.objects.filter(detail__startswith="Left its own session").count() == 2
+
+
+@pytest.mark.django_db(transaction=True)
 def test_nothing_starts_afresh_when_the_session_cannot_be_continued(make_agent: MakeAgent) -> None:
     agent = make_agent("cat", runtime="command", command=["cat"], default_prompt="Go.", session_timeout=60)
     session = execute(jobs.submit(agent, "x")).session

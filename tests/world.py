@@ -94,6 +94,7 @@ NO_PAGES = {
     "schedule_preview": "JSON, for the form of a schedule",
     "schedule_run": "answers a POST, with a redirect",
     "schedule_pause": "answers a POST, with a redirect",
+    "schedule_anew": "answers a POST, with a redirect",
     "schedule_resume": "answers a POST, with a redirect",
     "schedules_pause": "answers a POST, with a redirect",
     "schedules_resume": "answers a POST, with a redirect",

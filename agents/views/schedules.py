@@ -195,6 +195,18 @@ def schedule_resume(request: HttpRequest, number: int) -> HttpResponse:
 
 @require_POST
 @needs(RUN)
+def schedule_anew(request: HttpRequest, number: int) -> HttpResponse:
+    """Its next run opens a new session of its own; the one that was, stays where it is."""
+    found = one(request, number)
+    if rules.begin_anew(found, request.user):
+        messages.success(request, "Its next run opens a new session.")
+    else:
+        messages.info(request, "It has no session of its own to leave.")
+    return HttpResponseRedirect(found.get_absolute_url(), status=303)
+
+
+@require_POST
+@needs(RUN)
 def schedule_delete(request: HttpRequest, number: int) -> HttpResponse:
     """Delete it with its log, after a page that says what goes; its runs stay."""
     found = one(request, number)

@@ -1,4 +1,4 @@
-"""Pause, resume, run or delete one schedule."""
+"""Pause, resume, run or delete one schedule, or have it begin a new session."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +14,7 @@ from agents.runtimes import RunError
 class Command(BaseCommand):
     """What the buttons of its page do."""
 
-    help = "Pause, resume, run or delete a schedule of an agent."
+    help = "Pause, resume, run or delete a schedule of an agent, or have it begin a new session."
 
     def add_arguments(self, parser: CommandParser) -> None:
         """AGENT NAME ACTION."""
@@ -56,6 +56,12 @@ def run(found: Schedule, _: str) -> str:
     return str(schedules.run_now(found, operator(), jobs.submit).public_id)
 
 
+def anew(found: Schedule, _: str) -> str:
+    """Its next run opens a new session of its own."""
+    left = schedules.begin_anew(found, operator())
+    return f"{found} opens a new session" if left else f"{found} has no session of its own to leave"
+
+
 def delete(found: Schedule, _: str) -> str:
     """The rule and its log; its runs stay."""
     name = str(found)
@@ -68,5 +74,6 @@ ACTIONS: dict[str, Callable[[Schedule, str], str]] = {
     "pause": pause,
     "resume": resume,
     "run": run,
+    "anew": anew,
     "delete": delete,
 }
