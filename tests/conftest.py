@@ -110,7 +110,8 @@ def make_agent(db: None) -> Iterator[Callable[..., Agent]]:
 
 @pytest.fixture
 def admin(db: None) -> User:
-    return User.objects.create_superuser("admin", password="a-password-for-tests")
+    password = hashed("a-password-for-tests")
+    return User.objects.create(username="admin", password=password, is_staff=True, is_superuser=True)
 
 
 @pytest.fixture
