@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import Any, NamedTuple
@@ -204,14 +205,17 @@ def execute(run_id: str) -> None:
         return
     owner = ":".join([names[0][:40], str(os.getpid()), uuid4().hex[:8], *names[1:]])
     if not execution.claim(run, owner):
-        ring_next()
+        # Whoever ended it may have died before it was followed up.
+        follow_up(run) if run.is_terminal else ring_next()
         return
     structlog.contextvars.bind_contextvars(run=str(run.public_id), agent=run.agent.name)
     publish(run)
     # Its bell was heard by one worker; the next run in the line is for another.
     ring_next()
-    supervise(execution.Supervision(run, owner, publish))
-    follow_up(run)
+    supervision = execution.Supervision(run, owner, publish)
+    with handing_over(supervision):
+        supervise(supervision)
+        follow_up(run)
 
 
 def follow_up(run: Run) -> None:
@@ -236,10 +240,19 @@ def known(run_id: str) -> Run | None:
         return None
 
 
-def supervise(supervision: execution.Supervision) -> None:
-    """Work on a claimed run; a TERM to this process hands it over instead of waiting for its end."""
-    run = supervision.run
+@contextmanager
+def handing_over(supervision: execution.Supervision) -> Iterator[None]:
+    """A TERM to this process hands the run over; it ends nothing before the run is followed up."""
     before = signal.signal(signal.SIGTERM, lambda *_: supervision.leave())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def supervise(supervision: execution.Supervision) -> None:
+    """Work on a claimed run until it has ended or is handed over; then the bell is rung for the next."""
+    run = supervision.run
     try:
         supervision.go()
     except LeaseLost:
@@ -250,8 +263,6 @@ def supervise(supervision: execution.Supervision) -> None:
     except Exception as error:
         logger.exception("Run %s failed by a mistake of ours.", run.short_id)
         supervision.fail(error)
-    finally:
-        signal.signal(signal.SIGTERM, before)
     if not run.is_terminal:
         ring(run)
 

@@ -96,7 +96,7 @@ def pages(run: Run) -> list[str]:
     """Addresses that answer a GET with HTML."""
     posts = (
         "cancel/", "again/", "bulk/", "delete/", "stop/", "rename/", "restore/", "save/", "forget/", "pin/",
-        "keep/", "remove/", "schedules/preview/", "pause/", "resume/", "/run/",
+        "keep/", "remove/", "schedules/preview/", "pause/", "resume/", "/run/", "anew/",
     )  # fmt: skip
     files = ("markdown/", "jsonl/", "output/", "errors/", "download/", "picture/", "patch/")
     others = ("conversation/now/", "events/", "stream/", *files, *posts)

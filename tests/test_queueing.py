@@ -1,6 +1,8 @@
 """The right run at the right moment: the line, its limits, and what is said to those who wait."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -17,7 +19,7 @@ from django.utils import timezone
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agents import bells, execution, jobs, limits, live, queueing
+from agents import bells, execution, jobs, limits, live, queueing, retries
 from agents.models import Agent, Container, Fleet, Run, Site
 from agents.queueing import Turn, Waiting, fair
 from agents.runtimes import Outcome, RunError
@@ -262,6 +264,31 @@ def test_a_container_that_went_while_nobody_looked_holds_no_slot(
     jobs.tick()
     assert not current(run).holds_slot
     assert queueing.next_ones(5) == [waits]
+
+
+def test_a_worker_that_is_told_to_go_follows_the_end_of_its_run_up_first(
+    make_agent: MakeAgent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended_by_it: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: ended_by_it.append(number))
+    monkeypatch.setattr(retries, "after", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    try:
+        run = execute(jobs.submit(make_agent(), "x"))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert (run.state, run.followed_up, run.holds_slot, ended_by_it) == ("succeeded", True, False, [])
+
+
+def test_a_bell_follows_up_what_nobody_did(make_agent: MakeAgent) -> None:
+    """Its work horse was killed right after the end."""
+    agent = make_agent(max_concurrent=1)
+    first, second = jobs.submit(agent, "x"), jobs.submit(agent, "x")
+    assert taken(first).finish("a worker", "succeeded", Outcome(ok=True, reason="Done."))
+    assert "is not gone yet" in refused(second)
+    bells.queue().empty()
+    jobs.execute(str(first.public_id))
+    assert (current(first).followed_up, current(first).holds_slot) == (True, False)
+    assert bells.waiting_bells() == {str(second.public_id)}
 
 
 def test_a_mistake_with_one_ended_run_keeps_nobody_waiting(
