@@ -17,7 +17,7 @@ run: setup
 test: setup-test
 	@$(PYTHON) -m scripts.stack with-engine $(PYTHON) -m pytest -n 3 --dist loadfile -m "not slow" $(ARGS)
 
-# What looks at every page in every way, and at very much of something.
+# What takes long: every page in every way, very much of something, what waits or kills for many seconds.
 test-slow: setup-test
 	@$(PYTHON) -m scripts.stack with-engine $(PYTHON) -m pytest -n 3 --dist loadfile -m slow $(ARGS)
 

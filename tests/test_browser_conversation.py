@@ -115,6 +115,7 @@ def test_a_live_run_is_stopped_and_a_waiting_message_goes_on_or_is_cancelled(
     assert "heard third" not in said(page)
 
 
+@pytest.mark.slow
 def test_a_second_page_learns_of_messages_that_were_sent_elsewhere(page: Page, make_agent: MakeAgent) -> None:
     agent = make_agent(runtime="command", command=["cat"])
     session = opened(agent, "first")
@@ -160,6 +161,7 @@ def test_what_an_agent_does_is_folded_and_the_live_page_equals_the_reloaded_one(
         expect(page.locator(f"#{name} > .own-what > [data-whole]")).to_have_count(0)
 
 
+@pytest.mark.slow
 def test_a_reader_who_scrolled_up_is_left_alone_and_led_back(page: Page, make_agent: MakeAgent) -> None:
     agent = make_agent(runtime="command", command=["cat"])
     session = opened(agent, "\n".join(f"line-{number}" for number in range(1, 150)))

@@ -530,6 +530,7 @@ def inside(tmp_path: Path) -> Iterator[Callable[..., "subprocess.CompletedProces
         note.unlink(missing_ok=True)
 
 
+@pytest.mark.slow
 def test_a_real_cron_ticks_within_a_minute(
     inside: Callable[..., "subprocess.CompletedProcess[str]"], tmp_path: Path
 ) -> None:

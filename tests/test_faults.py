@@ -272,6 +272,7 @@ def test_a_run_on_the_host_ends_with_a_worker_that_is_told_to_stop(
     assert (done.state, done.reason) == ("lost", execution.WORKER_LEFT)
 
 
+@pytest.mark.slow
 def test_the_output_of_a_container_that_ended_unwatched_is_adopted_whole(
     make_agent: MakeAgent, tiny_image: str
 ) -> None:

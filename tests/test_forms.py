@@ -399,6 +399,7 @@ often = hypothesis_settings(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "field"), [(kind, name) for kind in (AgentForm, DockerSettingsForm) for name in kind.base_fields]
 )

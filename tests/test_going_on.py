@@ -60,6 +60,7 @@ def stack(tmp_path: Path, messages_api: MessagesAPI) -> Iterator[Stack]:
         stack.interrupt()
 
 
+@pytest.mark.slow
 def test_a_session_goes_on_after_everything_was_restarted(stack: Stack) -> None:
     stack.manage("agent_set", "claude", "runtime=claude_cli", "docker.enabled=true", "max_turns=5")
     first = ask(stack, "--prompt", "The word is heliotrope.")

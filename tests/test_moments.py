@@ -210,6 +210,7 @@ RULES = st.builds(cron, SPELLED, st.sampled_from(ZONES)) | st.builds(
 ).filter(bool)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("zone", "change"), CHANGES)
 def test_a_rule_fires_as_a_clock_that_is_watched_all_the_time(zone: str, change: str) -> None:
     (first, _), (last, _) = clock_of(zone, change)[0], clock_of(zone, change)[-1]

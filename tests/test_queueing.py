@@ -316,6 +316,7 @@ def test_a_mistake_with_one_ended_run_keeps_nobody_waiting(
 # Fifty workers.
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(170)
 def test_fifty_workers_never_exceed_a_limit_and_never_get_stuck(make_agent: MakeAgent) -> None:
     Site.get()

@@ -41,6 +41,7 @@ def make(agent: Agent, name: str, due: datetime) -> Schedule:
     return schedule
 
 
+@pytest.mark.slow
 def test_of_several_processes_one_acts_on_a_moment_even_when_some_are_killed(
     make_agent: MakeAgent, tickers: list[subprocess.Popen[bytes]]
 ) -> None:

@@ -212,6 +212,7 @@ def test_tools_of_any_shape_are_shown_as_text(browser: Client, run: Run, add: Ad
     assert not {"\x1b", "\u202e"} & set(html)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", Event.Kind.values)
 @pytest.mark.parametrize("payload", SHAPES, ids=json.dumps)
 def test_payloads_of_any_shape_make_a_page(

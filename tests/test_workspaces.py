@@ -393,6 +393,7 @@ def errands(engine: docker.DockerClient, run: Run) -> list[Any]:
     return list(engine.containers.list(all=True, ignore_removed=True, filters=wanted))
 
 
+@pytest.mark.slow
 def test_a_clone_goes_on_with_another_worker_when_its_own_dies(
     slow: Any, workers: Workers, engine: docker.DockerClient
 ) -> None:

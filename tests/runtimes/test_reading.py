@@ -101,6 +101,7 @@ def test_an_engine_that_does_not_tell_the_end_is_asked(life: Life, monkeypatch: 
     told.set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("life", ["seq 1 200000"], indirect=True)
 def test_a_slow_reader_gets_a_flood_once(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
     """The flood has ended long before the reader is through; nothing is taken for a hang."""
