@@ -1,6 +1,7 @@
 """An engine that goes away under a run: told apart from what is wrong with the run itself."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from django.db import connection
 from agents import jobs
 from agents.models import Agent, Run
 from agents.runtimes import ENGINE_LEFT
+from agents.runtimes.life import RETRY_SECONDS
 from tests.conftest import execute, until
 from tests.relay import Relay
 from tests.test_faults import assert_nothing_left
@@ -57,9 +59,18 @@ def test_an_engine_that_goes_away_before_the_start_is_no_mistake_of_ours(
     assert_nothing_left(engine)
 
 
-def test_what_was_killed_while_the_engine_was_away_is_no_mistake_of_the_agent(
-    make_agent: MakeAgent, tiny_image: str, relayed: Callable[[str], Relay], engine: docker.DockerClient
-) -> None:
+@pytest.mark.parametrize(
+    ("back_before", "failure", "reason"),
+    [
+        (False, "engine", f"{ENGINE_LEFT} (exit code 137)"),
+        (True, "agent", "Killed by signal 9 from outside herdweb (exit code 137)."),
+    ],
+    ids=["while it is away", "when it is back"],
+)
+def test_what_is_killed_with_its_engine_is_no_mistake_of_the_agent(
+    back_before: bool, failure: str, reason: str, make_agent: MakeAgent, tiny_image: str,
+    relayed: Callable[[str], Relay], engine: docker.DockerClient,
+) -> None:  # fmt: skip
     """As with an engine that ends its containers when it is stopped, and is started again."""
     agent = make_agent(
         runtime="command",
@@ -74,6 +85,9 @@ def test_what_was_killed_while_the_engine_was_away_is_no_mistake_of_the_agent(
         name = Run.objects.get(pk=run.pk).container.name  # type: ignore[union-attr]
         connection.close()
         relay.cut()
+        if back_before:
+            relay.mend()
+            time.sleep(3 * RETRY_SECONDS)
         engine.containers.get(name).kill()
         relay.mend()
 
@@ -81,8 +95,8 @@ def test_what_was_killed_while_the_engine_was_away_is_no_mistake_of_the_agent(
     thread.start()
     done = execute(run)
     thread.join()
-    assert (done.state, done.exit_code, done.signal, done.failure) == ("failed", 137, 9, "engine")
-    assert done.reason == f"{ENGINE_LEFT} (exit code 137)"
+    assert (done.state, done.exit_code, done.signal, done.failure) == ("failed", 137, 9, failure)
+    assert done.reason == reason
     assert done.events.get(kind="text").text == "one"
     assert_nothing_left(engine)
 

@@ -64,6 +64,7 @@ class Life:
         self.complete = False
         self.interrupted = False
         self.out_of_touch = False
+        self.asked = False
         self.ended_at = 0.0
         self.memory_peak = 0
         self._news: Usage | None = None
@@ -87,6 +88,7 @@ class Life:
 
     def stop(self, grace: float) -> None:
         """Stop in a thread, again and again until the engine has answered."""
+        self.asked = True
         threading.Thread(target=self._stop, args=(grace,), daemon=True).start()
 
     def leave(self) -> None:
@@ -108,7 +110,7 @@ class Life:
         code = int(state["ExitCode"])
         number = code - SIGNAL_BASE if SIGNAL_BASE < code <= SIGNAL_BASE + 64 else None
         oom = bool(state.get("OOMKilled"))
-        left = ENGINE_LEFT if self.out_of_touch and number in FROM_OUTSIDE and not oom else ""
+        left = ENGINE_LEFT if number in FROM_OUTSIDE and not oom and self._engine_went() else ""
         return Exit(
             code=code,
             signal=number,
@@ -168,6 +170,7 @@ class Life:
             self.complete = whole and self.reading.received == before
 
     def _wait(self) -> None:
+        interrupted = False
         while not self.left.is_set():
             try:
                 self.api.wait(self.engine_id, timeout=60)
@@ -176,11 +179,13 @@ class Life:
                 break
             except CLOSED as error:
                 # A time-out, or an engine that is away: its own word on the state decides.
-                self.out_of_touch |= TIMED_OUT not in str(error)
+                broken = TIMED_OUT not in str(error)
+                interrupted |= broken
+                self.out_of_touch |= broken
                 if self._has_ended():
                     break
                 self.left.wait(RETRY_SECONDS)
-        self._note_the_end(interrupted=self.out_of_touch)
+        self._note_the_end(interrupted=interrupted)
 
     def _note_the_end(self, *, interrupted: bool) -> None:
         """Whoever learns of it first says so."""
@@ -228,7 +233,11 @@ class Life:
             return True
         except ENGINE_ERRORS:
             return False
-        return bool(self.container.status in ("exited", "dead"))
+        ended = self.container.status in ("exited", "dead")
+        if not ended:
+            # It outlived whatever happened to the engine until now.
+            self.out_of_touch = False
+        return ended
 
     def _inspect(self) -> dict[str, Any] | None:
         """The container's attributes, as soon as the engine answers; None if it is gone, or left."""
@@ -241,6 +250,16 @@ class Life:
             except ENGINE_ERRORS:
                 self.left.wait(RETRY_SECONDS)
         return None
+
+    def _engine_went(self) -> bool:
+        """Whether the engine took the container along; one that is stopped tells of the end, then goes."""
+        if not self.out_of_touch and not self.asked:
+            self.left.wait(RETRY_SECONDS)
+            try:
+                self.api.ping()
+            except ENGINE_ERRORS:
+                self.out_of_touch = True
+        return self.out_of_touch
 
     def _stop(self, grace: float) -> None:
         while not self.ended.is_set() and not self.left.is_set():

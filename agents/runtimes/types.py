@@ -27,7 +27,7 @@ class NotRemoved(RunError):
 
 
 # What an engine that is stopped, or dies and is started again, does with its containers.
-ENGINE_LEFT = "The Docker engine could not be reached while it ran, and it was killed meanwhile."
+ENGINE_LEFT = "The Docker engine went away under it, and its container was killed."
 
 
 @dataclass(frozen=True)
@@ -233,8 +233,8 @@ class Exit:
 
     `code` is None when nobody knows it any more; then `note` says why. `signal` is set when a
     signal ended it. Memory in bytes; the peak is sampled, and 0 for what ended before the first
-    sample. `program` is what was executed, for "not found". `note` is ENGINE_LEFT where the engine
-    could not be reached while it ended.
+    sample. `program` is what was executed, for "not found". `note` is ENGINE_LEFT where it was killed
+    and the engine could not be reached before or right after that.
     """
 
     code: int | None
