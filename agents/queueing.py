@@ -91,8 +91,8 @@ def closed(agent: Agent, site: Site) -> str:
         return f"The agent {agent} is switched off."
     for what, row in (("herdweb", site), (f"The agent {agent}", agent)):
         if row.is_paused:
-            why = f": {row.paused_why}" if row.paused_why else "."
-            return f"{what} is paused by {row.paused_by}{why}"
+            why = f": {row.paused_why}" if row.paused_why else ""
+            return f"{what} is paused by {row.paused_by}{why}".rstrip(".") + "."
     shortage = space.shortage()
     if shortage:
         return f"{shortage} It starts when there is room again."

@@ -434,7 +434,7 @@ def test_a_pause_lets_runs_wait_and_live_ones_go_on(make_agent: MakeAgent, what:
     assert paused.pause("alice", "moving house")
     waits = jobs.submit(agent, "x")
     name = "herdweb" if what == "site" else "The agent probe"
-    assert refused(waits) == f"{name} is paused by alice: moving house"
+    assert refused(waits) == f"{name} is paused by alice: moving house."
     assert queueing.next_ones(5) == []
     assert going.renew("a worker")
     assert paused.resume()

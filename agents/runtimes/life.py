@@ -33,6 +33,7 @@ ATTEMPTS = 5
 TIMED_OUT = "timed out"
 NO_STATE = {"State": {"FinishedAt": "0001-01-01T00:00:00Z"}}
 SIGNAL_BASE = 128
+ENDED = ("exited", "dead")
 VANISHED = "The container was removed from outside herdweb while it ran."
 
 
@@ -182,8 +183,11 @@ class Life:
                 broken = TIMED_OUT not in str(error)
                 interrupted |= broken
                 self.out_of_touch |= broken
-                if self._has_ended():
+                state = (self._inspect() or NO_STATE)["State"]
+                if state.get("Status", "dead") in ENDED:
                     break
+                # It outlived whatever happened to the engine until now.
+                self.out_of_touch = False
                 self.left.wait(RETRY_SECONDS)
         self._note_the_end(interrupted=interrupted)
 
@@ -233,11 +237,7 @@ class Life:
             return True
         except ENGINE_ERRORS:
             return False
-        ended = self.container.status in ("exited", "dead")
-        if not ended:
-            # It outlived whatever happened to the engine until now.
-            self.out_of_touch = False
-        return ended
+        return self.container.status in ENDED
 
     def _inspect(self) -> dict[str, Any] | None:
         """The container's attributes, as soon as the engine answers; None if it is gone, or left."""

@@ -25,13 +25,13 @@
     const line = element("li", "", blackout ? "text-secondary" : "");
     const first = element("span", "", "text-nowrap");
     first.append(blackout ? element("del", there) : there);
-    const here = element("span", " · here ", "text-secondary text-nowrap");
+    const here = element("span", "(here ", "text-secondary text-nowrap");
     const time = element("time");
     time.dateTime = utc;
     time.dataset.local = "";
-    here.append(time);
-    line.append(first, here);
-    if (blackout) line.append(element("span", ` · blackout ${blackout}`, "text-nowrap"));
+    here.append(time, ")");
+    line.append(first, " ", here);
+    if (blackout) line.append(" ", element("span", `blackout ${blackout}`, "text-nowrap"));
     return line;
   };
   const touched = new Set();
