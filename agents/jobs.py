@@ -205,8 +205,11 @@ def execute(run_id: str) -> None:
         return
     owner = ":".join([names[0][:40], str(os.getpid()), uuid4().hex[:8], *names[1:]])
     if not execution.claim(run, owner):
-        # Whoever ended it may have died before it was followed up.
-        follow_up(run) if run.is_terminal else ring_next()
+        if run.is_terminal:
+            # Whoever ended it may have died before it was followed up.
+            follow_up(run)
+        else:
+            ring_next()
         return
     structlog.contextvars.bind_contextvars(run=str(run.public_id), agent=run.agent.name)
     publish(run)

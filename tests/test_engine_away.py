@@ -11,7 +11,6 @@ from django.db import connection
 
 from agents import jobs
 from agents.models import Agent, Run
-from agents.runtimes import ENGINE_LEFT
 from agents.runtimes.life import RETRY_SECONDS
 from tests.conftest import execute, until
 from tests.relay import Relay
@@ -62,7 +61,11 @@ def test_an_engine_that_goes_away_before_the_start_is_no_mistake_of_ours(
 @pytest.mark.parametrize(
     ("back_before", "failure", "reason"),
     [
-        (False, "engine", f"{ENGINE_LEFT} (exit code 137)"),
+        (
+            False,
+            "engine",
+            "The Docker engine went away under it, and its container was killed (exit code 137).",
+        ),
         (True, "agent", "Killed by signal 9 from outside herdweb (exit code 137)."),
     ],
     ids=["while it is away", "when it is back"],

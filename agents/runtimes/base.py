@@ -253,7 +253,7 @@ def exit_failure(end: Exit) -> str:
         what = "was not found" if end.code == NOT_FOUND else "cannot be executed"
         return f"The program {end.program}, or one that it called, {what} (exit code {end.code})."
     if end.note == ENGINE_LEFT:
-        return f"{end.note} (exit code {end.code})"
+        return f"{end.note.rstrip('.')} (exit code {end.code})."
     if end.signal in FROM_OUTSIDE:
         return f"Killed by signal {end.signal} from outside herdweb (exit code {end.code})."
     return f"Ended by signal {end.signal} (exit code {end.code})." if end.signal else f"Exit code {end.code}."
