@@ -90,6 +90,7 @@ def test_what_is_killed_with_its_engine_is_no_mistake_of_the_agent(
         relay.cut()
         if back_before:
             relay.mend()
+            # Nothing outside tells when the run is waited for anew: at the latest after one such pause.
             time.sleep(3 * RETRY_SECONDS)
         engine.containers.get(name).kill()
         relay.mend()
